@@ -1,0 +1,62 @@
+"""`python -m benchmarks [api|lists|tasks|idle]…`: all by default; JSON on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import api, lists, tasks
+from tests.services.base import Unavailable
+from tests.services.docker_engine import DockerEngine
+
+
+def main() -> int:
+    """Run the suites asked for, print one JSON object."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("suites", nargs="*", choices=[[], "api", "lists", "tasks", "idle"])
+    parser.add_argument("--seconds", type=float, default=5, help="of each load (default 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="of the api suite (default 3)")
+    parser.add_argument("--tasks", type=int, default=1_000_000, help="in the store for lists")
+    parser.add_argument("--count", type=int, default=500, help="of tasks run (default 500)")
+    parser.add_argument("--queued", type=int, default=10_000, help="for the idle suite")
+    given = parser.parse_args()
+    suites: dict[str, Callable[[], Any]] = {
+        "api": lambda: api.run(given.seconds, given.rounds),
+        "lists": lambda: lists.run(given.tasks, given.seconds),
+        "tasks": lambda: _engines(given.count),
+        "idle": lambda: tasks.idle(given.queued, 20),
+    }
+    results = {}
+    for name in given.suites or suites:
+        sys.stderr.write(f"{name} …\n")
+        results[name] = suites[name]()
+    json.dump(results, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+    return 0
+
+
+def _engines(count: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if shutil.which("bwrap"):
+        found["sandbox"] = tasks.engine("sandbox", "", "unused", 40, count)
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        engine = DockerEngine(Path(name) / "docker")
+        try:
+            engine.start()
+            image = engine.image("busybox")
+            found["docker"] = tasks.engine("docker", engine.url, image, 20, count)
+        except Unavailable as reason:
+            sys.stderr.write(f"docker is left out: {reason}\n")
+        finally:
+            engine.stop()
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

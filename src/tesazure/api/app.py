@@ -1,0 +1,63 @@
+"""All routes together: the ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from tesazure.api import docs, service_info
+from tesazure.api.access_log import AccessLog
+from tesazure.api.edge import Edge
+from tesazure.api.events import Events
+from tesazure.api.flavour import V1_0, V1_1
+from tesazure.api.health import Health
+from tesazure.api.limits import BodyReader
+from tesazure.api.metrics import Latencies, Metrics
+from tesazure.api.parts import Parts
+from tesazure.api.replies import Route
+from tesazure.api.routing import Routes
+from tesazure.api.streams import Streams
+from tesazure.api.submission import Submission
+from tesazure.api.tasks import Tasks
+
+
+class Application:
+    """The ASGI application and what its owner needs of it."""
+
+    def __init__(self, parts: Parts, log: AccessLog, more: Iterable[Route] = ()) -> None:
+        """`more` are routes of others, such as a dashboard."""
+        latencies = Latencies()
+        bodies = BodyReader(parts.settings.max_body_bytes)
+        submission = Submission(parts)
+        self._events = Events(parts)
+        self._closing = parts.closing
+        self.routes = Routes(
+            [
+                *service_info.routes(parts),  # before tasks/{id}: tasks/service-info is no task
+                *Tasks(parts, V1_1, bodies, submission).routes(),
+                *Tasks(parts, V1_0, bodies, submission).routes(),
+                *Streams(parts).routes(),
+                *self._events.routes(),
+                *Health(parts).routes(),
+                *Metrics(parts, latencies).routes(),
+                *docs.routes(parts.settings),
+                *more,
+            ]
+        )
+        self.asgi: ASGIApp = Edge(self.routes, latencies, log)
+        if parts.settings.cors_origins:
+            self.asgi = CORSMiddleware(
+                self.asgi,
+                allow_origins=parts.settings.cors_origins,
+                allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
+                allow_headers=["*"],
+                expose_headers=["Content-Range", "Retry-After", "X-Request-ID"],
+                max_age=3600,
+            )
+
+    def close(self) -> None:
+        """Let streams end; new requests are still answered."""
+        self._closing.set()
+        self._events.close()

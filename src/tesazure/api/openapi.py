@@ -1,0 +1,305 @@
+"""The OpenAPI document: the standard's paths under both prefixes, and ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tesazure import __version__
+from tesazure.api.flavour import V1_0, V1_1, Flavour
+from tesazure.api.pages import MAX_PAGE_SIZE
+from tesazure.api.schemas import Schema, flag, ref, schemas, text, whole
+
+_ERRORS = {
+    400: "Something in the request is wrong; every error is listed.",
+    404: "There is no such thing, or it is not yours to see.",
+    408: "The request did not arrive in time.",
+    413: "The body is too large.",
+    416: "The range lies outside the stream.",
+    503: "The server cannot do this now; try again after `Retry-After` seconds.",
+}
+
+
+def document() -> dict[str, Any]:
+    """The whole document."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "tesazure",
+            "version": __version__,
+            "summary": "A GA4GH Task Execution Service",
+            "description": "Tasks go in over HTTP, run in containers, and leave their files where"
+            " they were told to. `/ga4gh/tes/v1` speaks TES 1.1, `/v1` TES 1.0; what is ours alone"
+            " lies under `/api/v1`.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "tags": [
+            {"name": "TES 1.1", "description": "The standard."},
+            {"name": "TES 1.0", "description": "The same tasks, for older clients."},
+            {"name": "Streams", "description": "Whole logs and events as they happen."},
+            {"name": "Operation", "description": "For those who run the server."},
+        ],
+        "paths": {**_standard(V1_1), **_standard(V1_0), **_streams(), **_operation()},
+        "components": {"schemas": schemas()},
+    }
+
+
+def _standard(flavour: Flavour) -> dict[str, Any]:
+    tag = "TES 1.1" if flavour is V1_1 else "TES 1.0"
+    suffix = "" if flavour is V1_1 else "V1"
+
+    def name(words: str) -> dict[str, Any]:
+        return {"operationId": words + suffix, "tags": [tag]}
+
+    tasks = f"{flavour.prefix}/tasks"
+    body = {"required": True, "content": _json("tesTask")}
+    return {
+        f"{flavour.prefix}/service-info": {
+            "get": {
+                **name("GetServiceInfo"),
+                "summary": "What this server is",
+                "responses": {"200": _reply("This server.", "tesServiceInfo")},
+            }
+        },
+        f"{tasks}/service-info": {
+            "get": {
+                **name("GetServiceInfoLegacy"),
+                "summary": "What this server is, in the form of 2019",
+                "deprecated": True,
+                "responses": {"200": _reply("This server.", "tesServiceInfoLegacy")},
+            }
+        },
+        tasks: {
+            "get": {
+                **name("ListTasks"),
+                "summary": "List tasks, the newest first",
+                "description": "Filters are ANDed. Nobody sees a task twice or misses one because"
+                " others are added meanwhile.",
+                "parameters": _list_parameters(flavour),
+                "responses": {
+                    "200": _reply("A page.", "tesListTasksResponse"),
+                    **_errors(400, 503),
+                },
+            },
+            "post": {
+                **name("CreateTask"),
+                "summary": "Submit a task",
+                "description": "The reply comes once the task is on disk.",
+                "requestBody": body,
+                "responses": {
+                    "200": _reply("Accepted.", "tesCreateTaskResponse"),
+                    **_errors(400, 408, 413, 503),
+                },
+            },
+        },
+        f"{tasks}/{{id}}": {
+            "get": {
+                **name("GetTask"),
+                "summary": "Look at a task",
+                "parameters": [_task_id(), _view()],
+                "responses": {"200": _reply("The task.", "tesTaskShown"), **_errors(400, 404, 503)},
+            }
+        },
+        f"{tasks}/{{id}}:cancel": {
+            "post": {
+                **name("CancelTask"),
+                "summary": "End a task",
+                "description": "A request: the task is CANCELED once nothing of it runs any more."
+                " Does nothing to a task that has ended.",
+                "parameters": [_task_id()],
+                "responses": {
+                    "200": _reply("Understood.", "tesCancelTaskResponse"),
+                    **_errors(404, 503),
+                },
+            }
+        },
+    }
+
+
+def _streams() -> dict[str, Any]:
+    logs = "/api/v1/tasks/{id}/logs/{executor}"
+    last = [
+        _parameter("last_event_id", whole("Go on after this event.", minimum=0)),
+        {
+            "name": "Last-Event-ID",
+            "in": "header",
+            "schema": whole("As `last_event_id`.", minimum=0),
+        },
+    ]
+    task_ids = {"type": "array", "items": {"type": "string"}, "description": "Only these tasks."}
+    resumed = (
+        " Each event is named `state`, its id grows, and its data is a `StateChange`; a comment"
+        " comes every 15 s when nothing else does. A client that comes back with the id of the last"
+        " event it saw misses nothing."
+    )
+    return {
+        f"{logs}/stdout": {"get": _log_operation("stdout", "ReadStdout")},
+        f"{logs}/stderr": {"get": _log_operation("stderr", "ReadStderr")},
+        "/api/v1/events": {
+            "get": {
+                "operationId": "StreamEvents",
+                "tags": ["Streams"],
+                "summary": "State changes as they happen",
+                "description": "Server-sent events of all tasks, or of those named, which end when"
+                " all of these have ended." + resumed,
+                "parameters": [_parameter("task_id", task_ids), *last],
+                "responses": {**_events(), **_errors(400, 404, 503)},
+            }
+        },
+        "/api/v1/tasks/{id}/events": {
+            "get": {
+                "operationId": "StreamTaskEvents",
+                "tags": ["Streams"],
+                "summary": "A task's state, and its changes as they happen",
+                "description": "Server-sent events: the present state first; ends with the task."
+                + resumed,
+                "parameters": [_task_id(), *last],
+                "responses": {**_events(), **_errors(400, 404, 503)},
+            }
+        },
+    }
+
+
+def _log_operation(stream: str, operation: str) -> dict[str, Any]:
+    executor = whole("Number of the executor, from 0.", minimum=0)
+    span = {"name": "Range", "in": "header", "schema": text("One range of bytes.")}
+    plain = {"text/plain": {"schema": {"type": "string"}}}
+    return {
+        "operationId": operation,
+        "tags": ["Streams"],
+        "summary": f"An executor's whole {stream}",
+        "description": "With `follow`, what is written is sent as it comes, until the executor has"
+        " ended; a `Range` of `bytes=N-` then says where to begin (RFC 8673).",
+        "parameters": [
+            _task_id(),
+            {"name": "executor", "in": "path", "required": True, "schema": executor},
+            _parameter("attempt", whole("Which attempt, from 1; the newest if absent.", minimum=1)),
+            _parameter("follow", flag("Go on until the executor has ended; `1` is true.")),
+            span,
+        ],
+        "responses": {
+            "200": {"description": "The stream.", "content": plain},
+            "206": {"description": "The part asked for.", "content": plain},
+            **_errors(400, 404, 416, 503),
+        },
+    }
+
+
+def _operation() -> dict[str, Any]:
+    tag = {"tags": ["Operation"]}
+    page = {"text/html": {"schema": {"type": "string"}}}
+    plain = {"text/plain": {"schema": {"type": "string"}}}
+    return {
+        "/healthz": {
+            "get": {
+                **tag,
+                "operationId": "Health",
+                "summary": "Whether the process answers",
+                "responses": {"200": _reply("It does.", "Health")},
+            }
+        },
+        "/readyz": {
+            "get": {
+                **tag,
+                "operationId": "Readiness",
+                "summary": "Whether the server can do its work",
+                "responses": {
+                    "200": _reply("It can.", "Readiness"),
+                    "503": _reply("It cannot.", "Readiness"),
+                },
+            }
+        },
+        "/metrics": {
+            "get": {
+                **tag,
+                "operationId": "Metrics",
+                "summary": "Metrics for Prometheus",
+                "responses": {"200": {"description": "Metrics.", "content": plain}, **_errors(503)},
+            }
+        },
+        "/openapi.json": {
+            "get": {
+                **tag,
+                "operationId": "OpenApi",
+                "summary": "This document",
+                "responses": {
+                    "200": {
+                        "description": "OpenAPI 3.1.",
+                        "content": {"application/json": {"schema": {"type": "object"}}},
+                    }
+                },
+            }
+        },
+        "/docs": {
+            "get": {
+                **tag,
+                "operationId": "Docs",
+                "summary": "This document, for people",
+                "responses": {"200": {"description": "A page.", "content": page}},
+            }
+        },
+        "/": {
+            "get": {
+                **tag,
+                "operationId": "Home",
+                "summary": "Where to go from here",
+                "responses": {"200": {"description": "A page.", "content": page}},
+            }
+        },
+    }
+
+
+def _list_parameters(flavour: Flavour) -> list[Schema]:
+    strings = {"type": "array", "items": {"type": "string"}}
+    words = [str(word) for word in flavour.known]
+    return [
+        _parameter("name_prefix", text("Tasks whose name begins so.")),
+        _parameter("state", text("Tasks in this state.", enum=words)),
+        _parameter("tag_key", {**strings, "description": "Tasks with this tag; may be repeated."}),
+        _parameter(
+            "tag_value",
+            {**strings, "description": "The tag's value, for each `tag_key` in turn; empty: any."},
+        ),
+        _parameter(
+            "page_size",
+            whole(f"Tasks per page; more than {MAX_PAGE_SIZE} mean {MAX_PAGE_SIZE}.", minimum=1)
+            | {"default": 256},
+        ),
+        _parameter("page_token", text("`next_page_token` of the page before; keeps its filters.")),
+        _view(),
+    ]
+
+
+def _view() -> Schema:
+    what = (
+        "How much to show. MINIMAL: `id` and `state`. BASIC: all but inline contents, system logs"
+        " and the texts of stdout and stderr. FULL: all."
+    )
+    return _parameter("view", text(what, enum=["MINIMAL", "BASIC", "FULL"], default="MINIMAL"))
+
+
+def _task_id() -> Schema:
+    return {"name": "id", "in": "path", "required": True, "schema": text("The task's id.")}
+
+
+def _parameter(name: str, schema: Schema) -> Schema:
+    return {"name": name, "in": "query", "schema": schema}
+
+
+def _json(name: str) -> Schema:
+    return {"application/json": {"schema": ref(name)}}
+
+
+def _reply(description: str, name: str) -> Schema:
+    return {"description": description, "content": _json(name)}
+
+
+def _events() -> dict[str, Schema]:
+    stream = {"text/event-stream": {"schema": {"type": "string"}}}
+    return {
+        "200": {"description": "Events.", "content": stream},
+        "204": {"description": "Nothing more will come."},
+    }
+
+
+def _errors(*statuses: int) -> dict[str, Schema]:
+    return {str(status): _reply(_ERRORS[status], "Error") for status in statuses}

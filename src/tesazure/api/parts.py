@@ -1,0 +1,76 @@
+"""What the handlers stand on. `compose` fills it in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tesazure.backends.base import Backend
+from tesazure.plan import Defaults
+from tesazure.settings import Settings
+from tesazure.store.base import Store
+from tesazure.store.records import Visibility
+
+EVERYONE = Visibility()
+"""Without authentication every caller sees every task."""
+
+
+class UrlCheck(Protocol):
+    """Says at submission whether a URL can be used at all. Does no network I/O."""
+
+    def check_input(self, url: str) -> None:
+        """Raises StorageError with the reason when no task may read from `url`."""
+        ...
+
+    def check_output(self, url: str) -> None:
+        """Raises StorageError with the reason when no task may write to `url`."""
+        ...
+
+    def schemes(self) -> Sequence[str]:
+        """URLs for service-info: where files may lie."""
+        ...
+
+
+class Pulse(Protocol):
+    """The scheduler, as far as the API knows it."""
+
+    lag_s: float
+    """Seconds from the first signal that the last tick served to its end."""
+    placed: int
+    finished: int
+    retries: int
+
+    def wake(self) -> None:
+        """Something changed: look at the queue now."""
+        ...
+
+    def waiting_for(self, task_id: str) -> str | None:
+        """Why a queued task waits, in words; None if nothing is known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything a handler may use. `pulse` is None where this process only answers HTTP."""
+
+    settings: Settings
+    store: Store
+    backend: Backend
+    urls: UrlCheck
+    pulse: Pulse | None
+    created: float
+    """When this installation was made, in seconds since the epoch."""
+    started: float
+    """When this server started."""
+    closing: asyncio.Event
+    """Set when the server stops: streams end."""
+    clock: Callable[[], float]
+    """Seconds since the epoch."""
+
+    @property
+    def defaults(self) -> Defaults:
+        """What a task gets that does not say."""
+        s = self.settings
+        return Defaults(s.default_cpu_cores, s.default_ram_gb, s.default_disk_gb, s.max_runtime_s)

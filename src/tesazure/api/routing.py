@@ -1,0 +1,40 @@
+"""Path -> route. Fixed paths by one look-up, templates by a few regular expressions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from tesazure.api.replies import Route
+
+
+class Routes:
+    """All routes of the application."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.all = tuple(routes)
+        self._fixed = {route.path: route for route in self.all if "{" not in route.path}
+        self._templates = [(_compiled(r.path), r) for r in self.all if "{" in r.path]
+
+    def find(self, path: str) -> tuple[Route, dict[str, str]] | None:
+        """The route of a path and its parameters. Slashes that clients double or append do not
+        matter."""
+        found = self._find(path)
+        if found is None and ("//" in path or path.endswith("/")):
+            return self._find(re.sub("/+", "/", path).rstrip("/"))
+        return found
+
+    def _find(self, path: str) -> tuple[Route, dict[str, str]] | None:
+        route = self._fixed.get(path)
+        if route is not None:
+            return route, {}
+        for pattern, templated in self._templates:
+            match = pattern.fullmatch(path)
+            if match:
+                return templated, match.groupdict()
+        return None
+
+
+def _compiled(template: str) -> re.Pattern[str]:
+    escaped = re.escape(template).replace(r"\{", "{").replace(r"\}", "}")
+    return re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/:]+)", escaped))

@@ -1,0 +1,141 @@
+"""A request body -> the task to be made durable."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import msgspec
+
+from tesazure.api.ids import new_task_id
+from tesazure.api.parts import Parts
+from tesazure.errors import FieldError, InvalidInput, StorageError
+from tesazure.model import Task
+from tesazure.plan import limits
+from tesazure.store.records import NewTask, Reservation
+from tesazure.validate import parse_task
+
+_BOM = b"\xef\xbb\xbf"
+_LARGE = 128 * 1024
+"""Bodies from this size on (bytes) are checked in a thread: the others must not wait for them."""
+MAX_NOTES = 50
+"""Warnings kept of one submission; a hostile body could have millions."""
+_MAX_NOTE = 300
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Submission:
+    """Checks submissions against this server's backend and storages."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._urls = parts.urls
+        self._defaults = parts.defaults
+        self._clock = parts.clock
+        self._parameters = {
+            key.lower(): key for key in parts.backend.capabilities.backend_parameters
+        }
+        # Decoding a large body takes many times its size in memory: a few at a time.
+        self._large = asyncio.Semaphore(2)
+
+    async def accept(self, body: bytes) -> NewTask:
+        """The task in `body`. Raises InvalidInput with every error found."""
+        if len(body) < _LARGE:
+            return self.read(body)
+        async with self._large:
+            return await asyncio.to_thread(self.read, body)
+
+    def read(self, body: bytes) -> NewTask:
+        """As `accept`, here and now."""
+        task, notes = parse_task(body.removeprefix(_BOM))
+        now = self._clock()
+        errors = self._url_errors(task)
+        errors += _tag_errors(task)
+        errors += self._take_parameters(task, notes)
+        if errors:
+            raise InvalidInput(errors)
+        asked = limits(task, self._defaults)
+        parameters = (task.resources and task.resources.backend_parameters) or {}
+        return NewTask(
+            id=new_task_id(now),
+            document=_encode(task),
+            name=task.name or "",
+            owner=None,
+            tags=task.tags or {},
+            reservation=Reservation(
+                asked.reserved_cpu_cores, asked.reserved_ram_bytes, asked.reserved_disk_bytes
+            ),
+            max_runtime_s=float(parameters.get("max_runtime_s") or self._defaults.max_runtime_s),
+            notes=_bounded(notes),
+            created=now,
+        )
+
+    def _url_errors(self, task: Task) -> list[FieldError]:
+        errors: list[FieldError] = []
+        for i, item in enumerate(task.inputs or ()):
+            if item.url and not item.content:
+                try:
+                    self._urls.check_input(item.url)
+                except StorageError as error:
+                    errors.append(FieldError(f"inputs[{i}].url", str(error)))
+        for i, output in enumerate(task.outputs or ()):
+            try:
+                self._urls.check_output(output.url)
+            except StorageError as error:
+                errors.append(FieldError(f"outputs[{i}].url", str(error)))
+        return errors
+
+    def _take_parameters(self, task: Task, notes: list[str]) -> list[FieldError]:
+        """Keeps the supported backend_parameters under their own spelling, and only those: an
+        unsupported key is neither stored nor returned (TES 1.1.0, tesResources)."""
+        resources = task.resources
+        if resources is None or resources.backend_parameters is None:
+            return []
+        errors: list[FieldError] = []
+        kept: dict[str, str] = {}
+        for key, value in resources.backend_parameters.items():
+            here = f"resources.backend_parameters.{key}"
+            name = self._parameters.get(key.lower())
+            if name is None:
+                if resources.backend_parameters_strict:
+                    errors.append(FieldError(here, f"is not supported; {self._supported()}"))
+                else:
+                    notes.append(f"backend parameter {key} is not supported and was ignored")
+            elif name in kept:
+                errors.append(FieldError(here, f"is given twice: case does not matter in {name}"))
+            else:
+                kept[name] = value
+                errors += _value_errors(here, name, value)
+        resources.backend_parameters = kept or None
+        return errors
+
+    def _supported(self) -> str:
+        names = ", ".join(self._parameters.values())
+        return f"this server knows {names}" if names else "this server knows none"
+
+
+def _value_errors(here: str, name: str, value: str) -> list[FieldError]:
+    if name == "max_runtime_s":
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds < math.inf:
+            return [FieldError(here, "must be a positive number of seconds")]
+    return []
+
+
+def _tag_errors(task: Task) -> list[FieldError]:
+    return [
+        FieldError("tags", "keys must not contain a NUL character")
+        for key in task.tags or ()
+        if "\0" in key
+    ]
+
+
+def _bounded(notes: list[str]) -> list[str]:
+    """What is kept of the warnings, without characters that a database may refuse."""
+    kept = [note[:_MAX_NOTE].replace("\0", "\ufffd") for note in notes[:MAX_NOTES]]
+    if len(notes) > MAX_NOTES:
+        kept.append(f"and {len(notes) - MAX_NOTES} more warnings")
+    return kept

@@ -1,0 +1,82 @@
+"""What running executors have written so far, for FULL views."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import get_args
+
+import msgspec
+
+from tesazure.backends.base import Backend, Stream
+from tesazure.errors import TesazureError
+from tesazure.lifecycle import Handle
+from tesazure.model import State
+from tesazure.store.records import TaskRecord
+
+LIVE = frozenset({State.INITIALIZING, State.RUNNING, State.CANCELING})
+"""States in which an executor may run."""
+_PATIENCE_S = 1.0
+_STREAMS: tuple[Stream, ...] = get_args(Stream)
+_log = logging.getLogger(__name__)
+
+Texts = dict[tuple[int, str], str]
+"""Text by executor index and stream."""
+
+
+class _Entry(msgspec.Struct):
+    exit_code: int | None = None
+
+
+class _Log(msgspec.Struct):
+    logs: list[_Entry] = []
+
+
+_decoder = msgspec.json.Decoder(_Log)
+
+
+class Tails:
+    """Reads the ends of live streams from the backend. A view is never refused for lack of them."""
+
+    def __init__(self, backend: Backend, size: int) -> None:
+        self._backend = backend
+        self._size = size
+
+    async def read(self, records: Sequence[TaskRecord]) -> dict[str, Texts]:
+        """The tails by task id, of those tasks whose newest attempt has a running executor."""
+        found: dict[str, Texts] = {}
+        reads = []
+        for record in records:
+            attempt = record.attempts[-1] if record.attempts else None
+            if record.state not in LIVE or attempt is None or attempt.handle is None:
+                continue
+            texts = found.setdefault(record.id, {})
+            for index, entry in enumerate(_decoder.decode(attempt.log).logs):
+                if entry.exit_code is None:
+                    reads += [self._one(attempt.handle, index, s, texts) for s in _STREAMS]
+        if reads:
+            try:
+                async with asyncio.timeout(_PATIENCE_S):
+                    await asyncio.gather(*reads)
+            except TimeoutError:
+                _log.warning("the backend did not give the live logs within %g s", _PATIENCE_S)
+        return found
+
+    async def _one(self, handle: Handle, index: int, stream: Stream, texts: Texts) -> None:
+        try:
+            chunk = await self._backend.read_stream(handle, index, stream, -self._size, self._size)
+        except TesazureError as error:
+            _log.debug("no live %s: %s", stream, error)
+            return
+        texts[index, stream] = text(chunk.data, whole=chunk.offset == 0)
+
+
+def text(data: bytes, *, whole: bool) -> str:
+    """Bytes as text. Unless `whole`, the front may be cut inside a character: that is left out."""
+    if not whole:
+        cut = 0
+        while cut < min(3, len(data)) and data[cut] & 0xC0 == 0x80:
+            cut += 1
+        data = data[cut:]
+    return data.decode("utf-8", errors="replace")

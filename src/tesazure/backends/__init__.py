@@ -1,0 +1,1 @@
+"""Where attempts are placed: one module or package per compute backend."""

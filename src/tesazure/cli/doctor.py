@@ -1,0 +1,231 @@
+"""`doctor`: a verdict on each part of this machine and of the server, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import msgspec
+
+from tesazure.cli import engines, show
+from tesazure.cli.client import Json, TesClient
+from tesazure.cli.exits import Code, Failure
+from tesazure.settings import Settings
+
+ENOUGH_DISK_BYTES = 2 * 10**9
+SKEW_S = 5.0
+
+_ENGINE_REMEDIES = {
+    "docker": "start it (systemctl start docker), join the group docker, or set DOCKER_HOST",
+    "podman": "start its service (systemctl --user start podman.socket) or set CONTAINER_HOST",
+    "sandbox": "apt install bubblewrap; if it may not make namespaces, see bwrap's own message",
+}
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One verdict. `ok` None: a remark, neither good nor bad."""
+
+    name: str
+    ok: bool | None
+    detail: str
+    remedy: str = ""
+
+
+def doctor(client: TesClient, settings: Settings, as_json: bool) -> int:
+    """Print all findings; NOT_COMPLETE if one of them is bad."""
+    findings = [*local(settings), *server(client, settings)]
+    if as_json:
+        show.as_json(findings)
+    else:
+        _print(findings)
+    return Code.NOT_COMPLETE if any(finding.ok is False for finding in findings) else Code.OK
+
+
+def local(settings: Settings) -> Iterator[Finding]:
+    """What this machine offers a server with these settings."""
+    yield _python()
+    yield _sqlite(settings)
+    yield from _engines(settings)
+    yield _directory("data directory", settings.data_dir)
+    yield _disk(settings.data_dir)
+    for directory in settings.allow_dir:
+        yield _directory(f"allowed directory {directory}", directory)
+    if not settings.allow_dir:
+        yield Finding(
+            "allowed directories",
+            None,
+            "none: tasks cannot use file:// and bare paths",
+            "tesazure serve --allow-dir DIRECTORY",
+        )
+
+
+def server(client: TesClient, settings: Settings) -> Iterator[Finding]:
+    """What the server says of itself; without one, whether its port is free."""
+    try:
+        ready, body, date = client.readiness()
+    except Failure as failure:
+        yield Finding("server", None, str(failure), "; ".join(failure.details))
+        if client.is_local:
+            yield _port(settings)
+        return
+    yield Finding(
+        "server",
+        ready,
+        f"{client.root} is {'ready' if ready else 'not ready'}",
+        "" if ready else "see the server's checks below and its log",
+    )
+    yield from _server_checks(body)
+    ahead = clock_difference(date)
+    agree = abs(ahead) <= SKEW_S
+    said = "agrees with the server's" if agree else f"the server's is ahead by {ahead:.0f} s"
+    yield Finding("clock", agree, said, "" if agree else "run an NTP service on both machines")
+
+
+def _server_checks(body: Json) -> Iterator[Finding]:
+    for check in body.get("checks") or []:
+        yield Finding(
+            f"server: {check.get('name', '')}",
+            bool(check.get("ok")),
+            str(check.get("detail", "")),
+            str(check.get("remedy", "")),
+        )
+
+
+def _python() -> Finding:
+    return Finding("python", True, f"{platform.python_version()} on {platform.platform()}")
+
+
+def _sqlite(settings: Settings) -> Finding:
+    if settings.database_url:
+        return Finding("database", None, "PostgreSQL; the server's own check says how it is")
+    ok = sqlite3.sqlite_version_info >= (3, 35)
+    remedy = "" if ok else "use a Python whose sqlite3 module has SQLite 3.35 or newer"
+    return Finding("database", ok, f"SQLite {sqlite3.sqlite_version}", remedy)
+
+
+def _engines(settings: Settings) -> Iterator[Finding]:
+    """Each engine; bad only if the server could not run any task with it."""
+    found = {
+        "docker": _socket_engine("docker", settings),
+        "podman": _socket_engine("podman", settings),
+        "sandbox": _sandbox(),
+    }
+    wanted = settings.local_engine
+    usable = [name for name, finding in found.items() if finding.ok]
+    for name, finding in found.items():
+        matters = wanted == name or (wanted == "auto" and not usable)
+        yield finding if finding.ok or matters else msgspec.structs.replace(finding, ok=None)
+    chosen = wanted if wanted != "auto" else (usable[0] if usable else "")
+    if chosen == "sandbox" and found["sandbox"].ok:
+        yield Finding(
+            "engine",
+            None,
+            "sandbox: tasks run this machine's own programs, a task's image is not used",
+            "start Docker or Podman for real containers",
+        )
+    elif chosen in usable:
+        yield Finding("engine", True, f"{chosen} will run the containers")
+
+
+def _socket_engine(name: str, settings: Settings) -> Finding:
+    problems = []
+    for engine in engines.candidates(name, settings):
+        try:
+            return Finding(name, True, f"{engine.version()} at {engine.url}")
+        except engines.EngineError as error:
+            problems.append(str(error))
+    return Finding(name, False, "; ".join(problems), _ENGINE_REMEDIES[name])
+
+
+def _sandbox() -> Finding:
+    try:
+        return Finding("sandbox", True, f"{engines.bubblewrap()} makes sandboxes")
+    except engines.EngineError as error:
+        return Finding("sandbox", False, str(error), _ENGINE_REMEDIES["sandbox"])
+
+
+def _directory(name: str, directory: Path) -> Finding:
+    """Whether files can be made in a directory, or in what is to be its nearest parent."""
+    directory = directory.absolute()
+    place = _existing(directory)
+    try:
+        with tempfile.NamedTemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        remedy = f"let {_user()} write to {place}, or choose another directory"
+        return Finding(name, False, f"{directory}: {error.strerror}", remedy)
+    return Finding(name, True, f"{directory}{'' if place == directory else ' (new)'}")
+
+
+def _disk(directory: Path) -> Finding:
+    free = shutil.disk_usage(_existing(directory.absolute())).free
+    ok = free >= ENOUGH_DISK_BYTES
+    remedy = "" if ok else "make room, or set DATA_DIR to a larger disk"
+    return Finding("disk", ok, f"{show.size(free)} free for the data directory", remedy)
+
+
+def _existing(directory: Path) -> Path:
+    """The path itself or the nearest one above it that exists."""
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    return directory
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
+def _port(settings: Settings) -> Finding:
+    name = f"port {settings.port}"
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            remedy = "stop what uses it, or choose another: tesazure serve --port N"
+            return Finding(name, False, f"{settings.host}: {error.strerror}", remedy)
+    return Finding(name, True, f"free on {settings.host}")
+
+
+def clock_difference(date: str | None) -> float:
+    """Seconds by which a Date header is ahead of this machine's clock; 0 without one."""
+    if not date:
+        return 0.0
+    try:
+        return parsedate_to_datetime(date).timestamp() - time.time()
+    except ValueError:
+        return 0.0
+
+
+def _print(findings: list[Finding]) -> None:
+    words = {True: "ok", False: "BAD", None: "note"}
+    if not show.is_terminal():
+        for finding in findings:
+            row = [words[finding.ok], finding.name, finding.detail, finding.remedy]
+            print(show.tabbed(row))
+        return
+    from rich.text import Text
+
+    colours = {True: "green", False: "bold red", None: "cyan"}
+    drawn = show.table(["", "WHAT", "FOUND"])
+    for finding in findings:
+        found = Text(finding.detail)
+        if finding.remedy:
+            found.append(f"\n→ {finding.remedy}", style="yellow" if finding.ok is False else "dim")
+        verdict = Text(words[finding.ok], style=colours[finding.ok])
+        drawn.add_row(verdict, finding.name, found)
+    show.console().print(drawn)

@@ -1,0 +1,40 @@
+"""How a command ends: its exit code, and the error that carries one to the top."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Code(IntEnum):
+    """Exit codes of every verb."""
+
+    OK = 0
+    NOT_COMPLETE = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    NOT_FOUND = 4
+    REFUSED = 5
+    TIMED_OUT = 124
+    INTERRUPTED = 130
+
+
+MEANINGS: dict[Code, str] = {
+    Code.OK: "done; with `wait` and `run --wait`: every task is COMPLETE",
+    Code.NOT_COMPLETE: "a task ended in another state than COMPLETE, or `doctor` found a fault",
+    Code.USAGE: "the command line, a setting or a file given is wrong",
+    Code.UNREACHABLE: "no server answers, or `serve` cannot have its port, data or database",
+    Code.NOT_FOUND: "no such task, executor or stream",
+    Code.REFUSED: "the server refused the request; what is wrong is printed field by field",
+    Code.TIMED_OUT: "`wait --timeout` ran out; the tasks go on",
+    Code.INTERRUPTED: "interrupted with Ctrl-C; tasks go on",
+}
+"""One line for each code; the documentation prints this table."""
+
+
+class Failure(Exception):
+    """Ends the command with `code`, after `message` and each of `details` on standard error."""
+
+    def __init__(self, code: Code, message: str, *details: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.details = details

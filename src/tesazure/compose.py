@@ -1,0 +1,339 @@
+"""Puts the server together: the only server file that names concrete classes.
+
+Exit codes of `serve`:
+
+| code | meaning |
+|---|---|
+| 0 | stopped by SIGTERM or SIGINT; running tasks keep running, the next server takes them up |
+| 1 | a fault of the program; the log has it |
+| 2 | a setting is wrong, or names something that cannot be used |
+| 3 | the port or the data directory is in use, or the database cannot be reached |
+| 128 + n | ended at once by a second signal n |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+import uvicorn
+import uvloop
+
+from tesazure import __version__
+from tesazure.api.access_log import AccessLog
+from tesazure.api.app import Application
+from tesazure.api.limits import ConnectionLimits, protocol
+from tesazure.api.parts import Parts
+from tesazure.backends.base import Backend
+from tesazure.backends.local import LocalBackend, LocalConfig
+from tesazure.errors import ConfigurationError, StoreUnavailable, TesazureError
+from tesazure.lifecycle import Policy
+from tesazure.plan import GB, Defaults
+from tesazure.scheduler.loop import Scheduler, SchedulerConfig
+from tesazure.scheduler.retention import Kept
+from tesazure.settings import Effective, Settings, passed_on
+from tesazure.storage.registry import Storages
+from tesazure.store.sql_store import open_store
+
+_BACKLOG = 1024
+_DRAIN_S = 5
+"""Seconds that requests under way get to end when the server stops."""
+_YOUNG = 20_000
+"""Objects made between two looks of the collector: requests leave no cycles behind."""
+_SPARE_FILES = 1024
+"""File descriptors beside those of connections: database, attempts, libraries."""
+_log = logging.getLogger(__name__)
+
+
+class Occupied(TesazureError):
+    """Somebody else has what this server needs: its port, its data directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A data directory that is ours alone while the server runs. Times since the epoch."""
+
+    path: Path
+    server: str
+    """Names this server in the store; the same after a restart, which so finds its own tasks."""
+    created: float
+
+
+def serve(effective: Effective) -> int:
+    """Run the server until it is told to stop; returns its exit code (see above)."""
+    settings = effective.settings
+    _configure_logging(settings.log_level)
+    try:
+        with _home(settings.data_dir) as home, _listening(settings) as listener:
+            _raise_file_limit(settings.max_connections + _SPARE_FILES)
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_serve(settings, home, listener))
+        return 0
+    except ConfigurationError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)  # noqa: T201 - to whoever started us
+        return 2
+    except (Occupied, StoreUnavailable) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 3
+
+
+@contextlib.asynccontextmanager
+async def assembled(settings: Settings, home: Home) -> AsyncIterator[Application]:
+    """The whole server but for its socket: store, backend, scheduler and application, running.
+
+    Raises ConfigurationError, StoreUnavailable.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        store = await open_store(settings.database_url, home.path / "tesazure.db")
+        stack.push_async_callback(store.close)
+        backend = LocalBackend(_local_config(settings, home))
+        stack.push_async_callback(backend.stop)
+        await backend.start()
+        scheduler = None
+        if settings.scheduler:
+            scheduler = Scheduler(store, backend, _scheduler_config(settings), home.server)
+            stack.push_async_callback(scheduler.stop)
+            await scheduler.start()
+        parts = Parts(
+            settings=settings,
+            store=store,
+            backend=backend,
+            urls=Storages(settings.allow_dir),
+            pulse=scheduler,
+            created=home.created,
+            started=time.time(),
+            closing=asyncio.Event(),
+            clock=time.time,
+        )
+        access_log = AccessLog(sys.stderr.fileno(), settings.log_level in ("debug", "info"))
+        stack.callback(access_log.flush)
+        application = Application(parts, access_log)
+        stack.callback(application.close)
+        _warn(backend)
+        yield application
+
+
+async def _serve(settings: Settings, home: Home, listener: socket.socket) -> None:
+    async with assembled(settings, home) as application:
+        # What has been made by now stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_YOUNG)
+        server = _Server(_uvicorn_config(settings, application), application)
+        _handle_signals(server)
+        _announce(settings, home, listener)
+        await server.serve(sockets=[listener])
+        _log.info("stopping; running tasks keep running")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with streams that end when it stops, and without its own idea of signals."""
+
+    def __init__(self, config: uvicorn.Config, application: Application) -> None:
+        super().__init__(config)
+        self._application = application
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are handled by `_handle_signals`."""
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, end the streams, wait for the other requests."""
+        self._application.close()
+        await super().shutdown(sockets)
+
+
+def _uvicorn_config(settings: Settings, application: Application) -> uvicorn.Config:
+    limits = ConnectionLimits(settings.request_timeout_s, settings.max_connections)
+    return uvicorn.Config(
+        application.asgi,
+        http=protocol(limits),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_DRAIN_S,
+    )
+
+
+def _handle_signals(server: uvicorn.Server) -> None:
+    """The first signal ends the server in order, the second one at once: nothing is lost by that,
+    the next server takes up what it finds."""
+
+    def stop(number: int) -> None:
+        if server.should_exit:
+            os._exit(128 + number)
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+
+
+@contextlib.contextmanager
+def _home(path: Path) -> Iterator[Home]:
+    """The data directory, made if need be, locked against other servers while this is open.
+
+    Raises ConfigurationError when it cannot be used, Occupied when another server has it.
+    """
+    path = path.absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (path / "lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                owner = lock.read().strip() or "unknown"
+                raise Occupied(
+                    f"another server (process {owner}) uses the data directory {path};"
+                    " stop it, or give this one another --data-dir"
+                ) from None
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            server, created = _server_id(path / "server-id")
+            yield Home(path, server, created)
+    except OSError as error:
+        remedy = "make it writable for this server's user, or choose another one"
+        raise ConfigurationError([f"DATA_DIR: {error}; {remedy} with --data-dir"]) from error
+
+
+def _server_id(path: Path) -> tuple[str, float]:
+    """This installation's id, made when first asked for, and when that was."""
+    if not path.exists():
+        fresh = path.with_suffix(".new")
+        fresh.write_text(f"{uuid.uuid4().hex}\n", encoding="ascii")
+        fresh.replace(path)
+    return path.read_text(encoding="ascii").strip(), path.stat().st_mtime
+
+
+@contextlib.contextmanager
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    """The server's socket, listening: connections wait in its queue until the server is ready.
+
+    Raises Occupied when the port is taken, ConfigurationError for an unusable address.
+    """
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, number)
+    except OSError as error:
+        raise ConfigurationError([f"HOST: {settings.host}: {error}"]) from error
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            where = f"{settings.host} port {settings.port}"
+            text = f"cannot listen on {where}: {error.strerror}"
+            if isinstance(error, PermissionError):
+                raise ConfigurationError([f"PORT: {text}; choose one above 1023"]) from error
+            raise Occupied(f"{text}; choose another --port (0: any that is free)") from error
+        listener.setblocking(False)
+        yield listener
+
+
+def _raise_file_limit(wanted: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def _local_config(s: Settings, home: Home) -> LocalConfig:
+    return LocalConfig(
+        data_dir=home.path,
+        engine=s.local_engine,
+        docker_host=s.docker_host,
+        podman_host=s.podman_host,
+        # Where systemd puts XDG_RUNTIME_DIR.
+        runtime_dir=f"/run/user/{os.geteuid()}",
+        cpu_cores=s.local_cpu_cores,
+        ram_bytes=int(s.local_ram_gb * GB),
+        disk_bytes=int(s.local_disk_gb * GB),
+        allow_dirs=s.allow_dir,
+        shared_global=s.shared_global_dir,
+        network=s.task_network,
+        tail_bytes=s.log_tail_bytes,
+        environment=passed_on(),
+    )
+
+
+def _scheduler_config(s: Settings) -> SchedulerConfig:
+    return SchedulerConfig(
+        policy=Policy(max_retries=s.max_retries, retry_delay_s=s.retry_delay_s),
+        defaults=Defaults(
+            s.default_cpu_cores, s.default_ram_gb, s.default_disk_gb, s.max_runtime_s
+        ),
+        kept=Kept(work_s=s.work_retention_hours * 3600, records_s=s.task_retention_days * 86400),
+        backfill_s=s.backfill_s,
+        lease_s=s.lease_s,
+    )
+
+
+def _announce(settings: Settings, home: Home, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    store = "SQLite" if not settings.database_url else "PostgreSQL"
+    if settings.database_url:
+        parts = urlsplit(settings.database_url)
+        store = f"{store} at {parts.hostname}{parts.path}"
+    line = f"tesazure {__version__} listening on http://{shown}:{port}"
+    print(f"{line} (data in {home.path}, {store})", flush=True)  # noqa: T201
+
+
+def _warn(backend: Backend) -> None:
+    capabilities = backend.capabilities
+    _log.info("tasks run on %s by %s", capabilities.name, capabilities.engine)
+    for warning in capabilities.warnings:
+        print(f"WARNING: {warning}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object per record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            "logger": record.name,
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line).decode("utf-8")
+
+
+def _configure_logging(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Requests are logged by us, and so is whatever fails in them; httpx logs whole URLs.
+    for name in ("uvicorn", "httpx", "httpcore", "asyncio", "alembic"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

@@ -1,0 +1,136 @@
+"""Every exception of the package.
+
+TesazureError
+├── InvalidInput            the caller's document or parameter is wrong; carries FieldErrors (400)
+│   └── TooLarge            the request body exceeds the limit (413)
+├── NotFound                no such task, or not one the caller may see (404)
+├── ConfigurationError      a setting is wrong; carries every problem found, each with its remedy
+├── StoreError
+│   ├── StoreUnavailable    the database cannot answer now; try again later (503)
+│   └── StaleVersion        somebody else changed the row first (compare-and-set lost)
+├── BackendError            the backend could not do what was asked; transient unless said otherwise
+│   ├── BackendUnavailable  the backend cannot be reached now; changes no task
+│   └── Unplaceable         this task can never run on this backend; final, with the reason
+├── EngineError             the container engine failed (not the user's command)
+│   ├── EngineUnavailable   the engine does not answer
+│   └── ImageUnavailable    the image cannot be had: no such image, no permission, no network
+└── StorageError            names the URL without its secrets
+    ├── StorageNotFound     nothing at this URL
+    ├── PermissionDenied    there, but not for us; or outside the allowed directories
+    ├── UnsupportedUrl      no storage system serves this URL
+    ├── StorageFull         no space left on the device
+    └── StorageUnavailable  failed after retries
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class TesazureError(Exception):
+    """Root of all errors that this package raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing wrong with a document: the field's path (`executors[0].image`) and what to do."""
+
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.field else self.message
+
+
+class InvalidInput(TesazureError):
+    """The caller's document or parameter is wrong; all of its errors at once."""
+
+    def __init__(self, errors: Iterable[FieldError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("; ".join(map(str, self.errors)))
+
+
+class TooLarge(InvalidInput):
+    """The request body exceeds the limit."""
+
+
+class NotFound(TesazureError):
+    """No such task, or not one that the caller may see."""
+
+
+class ConfigurationError(TesazureError):
+    """Settings that cannot work; every problem found, each with its remedy."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class StoreError(TesazureError):
+    """The store failed."""
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot answer now; the request may be repeated later."""
+
+
+class StaleVersion(StoreError):
+    """The row changed since it was read: compare-and-set lost, read again."""
+
+
+class BackendError(TesazureError):
+    """The backend could not do what was asked."""
+
+
+class BackendUnavailable(BackendError):
+    """The backend cannot be reached now. Never changes a task."""
+
+
+class Unplaceable(BackendError):
+    """This task can never run on this backend; the message is the reason shown to the user."""
+
+
+class EngineError(TesazureError):
+    """The container engine failed, not the user's command."""
+
+
+class EngineUnavailable(EngineError):
+    """The engine does not answer."""
+
+
+class ImageUnavailable(EngineError):
+    """The image cannot be had; the message says why."""
+
+
+class StorageError(TesazureError):
+    """A transfer failed. The message names the URL without its secrets.
+
+    `final`: another attempt of the task would fail alike.
+    """
+
+    final = True
+
+
+class StorageNotFound(StorageError):
+    """Nothing lies at this URL."""
+
+
+class PermissionDenied(StorageError):
+    """The object or path may not be used by us."""
+
+
+class UnsupportedUrl(StorageError):
+    """No storage system serves this URL."""
+
+
+class StorageFull(StorageError):
+    """No space is left on the device that was written to."""
+
+    final = False
+
+
+class StorageUnavailable(StorageError):
+    """The storage system failed, after the retries that make sense."""
+
+    final = False

@@ -1,0 +1,285 @@
+"""The life of a task: the legal transitions, and `decide`, which says what to do next. Pure.
+
+Every state change of a task is an `Advance` or a `Retry` returned from here. Source of the states:
+GA4GH TES 1.1.0, tesState.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from tesazure.model import TERMINAL, State
+from tesazure.report import Ended, Report
+
+Handle = dict[str, Any]
+"""Opaque JSON object that names an attempt on its backend; enough to adopt it after a restart."""
+
+
+class Phase(StrEnum):
+    """How an attempt stands, as far as its backend can tell."""
+
+    PENDING = "pending"
+    """Accepted; the runner has not begun."""
+    RUNNING = "running"
+    """The runner is alive."""
+    EXITED = "exited"
+    """The runner is gone. Without an `Ended` in the report it died."""
+    PREEMPTED = "preempted"
+    """The backend took the node away."""
+    MISSING = "missing"
+    """The backend knows no such attempt."""
+
+
+class Observation(msgspec.Struct, frozen=True):
+    """What a backend saw of one attempt. `reason` is its own words, if it has any."""
+
+    phase: Phase
+    report: Report
+    reason: str = ""
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.INITIALIZING, State.SYSTEM_ERROR, State.CANCELING}),
+    State.INITIALIZING: frozenset(
+        {
+            State.RUNNING,
+            State.QUEUED,  # the attempt was lost and another one follows
+            State.EXECUTOR_ERROR,
+            State.SYSTEM_ERROR,
+            State.PREEMPTED,
+            State.CANCELING,
+        }
+    ),
+    State.RUNNING: frozenset(
+        {
+            State.COMPLETE,
+            State.EXECUTOR_ERROR,
+            State.SYSTEM_ERROR,
+            State.PREEMPTED,
+            State.QUEUED,  # the attempt was lost and another one follows
+            State.CANCELING,
+        }
+    ),
+    State.CANCELING: frozenset({State.CANCELED}),
+    **{state: frozenset() for state in TERMINAL},
+}
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """How attempts are retried: number of further attempts, and seconds before each."""
+
+    max_retries: int = 2
+    retry_delay_s: float = 1.0
+    grace_s: float = 60.0
+    """How long past its time limit the server waits for the runner to end the attempt itself."""
+    cancel_grace_s: float = 30.0
+    """How long the runner may take to stop after it was asked to, before it is made to."""
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """The newest attempt of a task. `started` in seconds since the epoch, of its placement."""
+
+    number: int
+    key: str
+    started: float
+    handle: Handle | None = None
+    released: bool = False
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What is known of a task."""
+
+    task_id: str
+    state: State
+    max_runtime_s: float
+    """Limit of an attempt, in seconds; 0: none."""
+    attempt: Attempt | None = None
+    seen_events: int = 0
+    """Events of the report that the committed TaskLog holds."""
+    cancel_asked: float | None = None
+    """When this server first asked the backend to stop the attempt, in seconds since the epoch."""
+
+
+class Submit(msgspec.Struct, frozen=True):
+    """Place the attempt whose key is committed (again), commit its handle and INITIALIZING."""
+
+    key: str
+
+
+class Reclaim(msgspec.Struct, frozen=True):
+    """Find what an interrupted submit left under this key, and commit its handle or its absence."""
+
+    key: str
+
+
+class Cancel(msgspec.Struct, frozen=True):
+    """Ask the backend to stop the attempt."""
+
+    handle: Handle
+
+
+class Release(msgspec.Struct, frozen=True):
+    """Have the backend end and delete all of the attempt. What follows in the same list happens
+    only once this has succeeded, and is committed together with it."""
+
+    handle: Handle
+
+
+class Advance(msgspec.Struct, frozen=True):
+    """Commit a state (None: unchanged) and the attempt's log, in one write."""
+
+    state: State | None
+    report: Report | None = None
+    """None: the committed log stays as it is."""
+    said: tuple[str, ...] = ()
+    """Lines (level-less text) to add to system_logs, as errors."""
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """Commit the attempt's log with its end, and QUEUED, for a new attempt after `delay_s`."""
+
+    reason: str
+    delay_s: float
+    report: Report
+
+
+Action = Submit | Reclaim | Cancel | Release | Advance | Retry
+
+
+def check(old: State, new: State) -> None:
+    """Raises ValueError unless the table allows old -> new."""
+    if new not in TRANSITIONS.get(old, frozenset()):
+        raise ValueError(f"illegal transition {old} -> {new}")
+
+
+def decide(facts: Facts, seen: Observation | None, now: float, policy: Policy) -> list[Action]:
+    """What to do about a task that has been placed, is to be canceled or is to be released.
+
+    `seen` is the observation of its newest attempt, None if there is none: nothing is then done
+    that needs one. `now` in seconds since the epoch. A QUEUED task without a live attempt waits
+    for placement, which is not decided here.
+    """
+    attempt = facts.attempt
+    if facts.state in TERMINAL:
+        return _tidy(attempt)
+    if facts.state is State.CANCELING:
+        return _cancel(facts, attempt, seen, now, policy)
+    if facts.state is State.QUEUED:
+        return [Submit(attempt.key)] if attempt and not attempt.released else []
+    if attempt is None:
+        raise ValueError(f"task {facts.task_id} is {facts.state} without an attempt")
+    if attempt.handle is None:
+        return [Submit(attempt.key)]
+    if seen is None:
+        return []
+    return _follow(facts, attempt, attempt.handle, seen, now, policy)
+
+
+def _tidy(attempt: Attempt | None) -> list[Action]:
+    if attempt is None or attempt.released:
+        return []
+    return [Release(attempt.handle)] if attempt.handle else [Reclaim(attempt.key)]
+
+
+def _cancel(
+    facts: Facts, attempt: Attempt | None, seen: Observation | None, now: float, policy: Policy
+) -> list[Action]:
+    if attempt is None or attempt.released:
+        return [Advance(State.CANCELED)]
+    if attempt.handle is None:
+        return [Reclaim(attempt.key)]
+    if seen is None:
+        return []
+    if seen.phase in (Phase.PENDING, Phase.RUNNING):
+        if facts.cancel_asked is None:
+            return [Cancel(attempt.handle)]
+        if now < facts.cancel_asked + policy.cancel_grace_s:
+            return _news(facts, seen.report)
+    return [Release(attempt.handle), Advance(State.CANCELED, seen.report)]
+
+
+def _news(facts: Facts, report: Report) -> list[Action]:
+    """What keeps the committed log up with the report."""
+    return [Advance(None, report)] if report.events > facts.seen_events else []
+
+
+def _follow(
+    facts: Facts, attempt: Attempt, handle: Handle, seen: Observation, now: float, policy: Policy
+) -> list[Action]:
+    report, ended = seen.report, seen.report.ended
+    limit = facts.max_runtime_s
+    overdue = limit > 0 and now > attempt.started + limit + policy.grace_s
+    alive = seen.phase in (Phase.PENDING, Phase.RUNNING)
+    # A runner that ends as CANCELED was told to stop: here, by the release of an overdue attempt
+    # which a crash of the server cut short; otherwise by somebody else, such as a shutdown.
+    stopped = ended is not None and ended.state is State.CANCELED
+    if overdue and (stopped or (alive and ended is None)):
+        said = f"timed out: the attempt did not end within its limit of {limit:g} s"
+        return [Release(handle), *_end(facts, report, State.SYSTEM_ERROR, (said,))]
+    if ended is not None and not stopped:
+        return _finish(facts, attempt, handle, ended, report, policy)
+    if ended is not None:
+        what = f"the runner was told to stop, not by this server: {ended.reason}".rstrip(": ")
+        return _lost(facts, attempt, handle, what, State.SYSTEM_ERROR, seen, policy)
+    if alive:
+        if report.executor_started and facts.state is State.INITIALIZING:
+            return [Advance(State.RUNNING, report)]
+        return _news(facts, report)
+    what, final = _LOSSES[seen.phase]
+    return _lost(facts, attempt, handle, what, final, seen, policy)
+
+
+_LOSSES = {
+    Phase.EXITED: ("the runner died before it finished", State.SYSTEM_ERROR),
+    Phase.MISSING: ("the backend no longer knows the attempt", State.SYSTEM_ERROR),
+    Phase.PREEMPTED: ("preempted", State.PREEMPTED),
+}
+
+
+def _finish(
+    facts: Facts, attempt: Attempt, handle: Handle, ended: Ended, report: Report, policy: Policy
+) -> list[Action]:
+    if (
+        ended.state is State.SYSTEM_ERROR
+        and ended.retryable
+        and attempt.number <= policy.max_retries
+    ):
+        return _again(facts, handle, ended.reason, report, policy)
+    if ended.state in (State.COMPLETE, State.EXECUTOR_ERROR, State.SYSTEM_ERROR):
+        return [*_end(facts, report, ended.state), Release(handle)]
+    said = f"the runner reported an end that is none: {ended.state}"
+    return [*_end(facts, report, State.SYSTEM_ERROR, (said,)), Release(handle)]
+
+
+def _lost(
+    facts: Facts,
+    attempt: Attempt,
+    handle: Handle,
+    what: str,
+    final: State,
+    seen: Observation,
+    policy: Policy,
+) -> list[Action]:
+    reason = f"{what}: {seen.reason}" if seen.reason else what
+    if attempt.number <= policy.max_retries:
+        return _again(facts, handle, reason, seen.report, policy)
+    said = f"{reason}; given up after attempt {attempt.number}"
+    return [Release(handle), *_end(facts, seen.report, final, (said,))]
+
+
+def _again(
+    facts: Facts, handle: Handle, reason: str, report: Report, policy: Policy
+) -> list[Action]:
+    """Another attempt. What is known of this one is committed first: to release it may take as
+    long as its engine is away."""
+    return [*_news(facts, report), Release(handle), Retry(reason, policy.retry_delay_s, report)]
+
+
+def _end(facts: Facts, report: Report, state: State, said: tuple[str, ...] = ()) -> list[Action]:
+    """The writes that lead to a terminal state, by way of RUNNING if an executor did run."""
+    passed = report.executor_started or state is State.COMPLETE
+    first = [Advance(State.RUNNING)] if facts.state is State.INITIALIZING and passed else []
+    return [*first, Advance(state, report, said)]

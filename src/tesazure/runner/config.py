@@ -1,0 +1,46 @@
+"""What a runner must know of its node, and where things lie in an attempt's directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+
+class NodeConfig(msgspec.Struct, omit_defaults=True, frozen=True):
+    """The node's side of an attempt; the task's side is the Plan."""
+
+    key: str
+    engine: Literal["docker", "podman", "sandbox"]
+    engine_host: str = ""
+    """URL of the engine's API socket, for docker and podman."""
+    allow_dirs: tuple[str, ...] = ()
+    shared_global: str = ""
+    """Host directory seen as /tes-wd/shared-global; empty: a private one."""
+    network: bool = True
+    tail_bytes: int = 65536
+    notify: str = ""
+    """Path of a Unix datagram socket that gets an empty datagram after each event; best effort."""
+
+
+class AttemptDir:
+    """The files of one attempt below one directory.
+
+    `report` is created exclusively by the runner, so a key runs at most once; `lock` is held with
+    flock for as long as the runner lives.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.plan = path / "plan.json"
+        self.node = path / "node.json"
+        self.report = path / "report.jsonl"
+        self.lock = path / "runner.lock"
+        self.output = path / "runner.log"
+        self.root = path / "root"
+        self.streams = path / "streams"
+
+    def stream(self, executor: int, name: str) -> Path:
+        """Where executor `executor`'s whole stdout or stderr is kept."""
+        return self.streams / f"{executor}.{name}"

@@ -1,0 +1,1 @@
+"""What runs a container on a node: docker, podman, sandbox."""

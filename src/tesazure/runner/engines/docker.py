@@ -1,0 +1,58 @@
+"""Docker and Podman, through the HTTP API that both speak."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import docker
+
+from tesazure.runner.engines import images
+from tesazure.runner.engines.base import Container, Exit, Say
+from tesazure.runner.engines.docker_client import connect, remove, speaking
+from tesazure.runner.engines.docker_create import LABEL_ATTEMPT
+from tesazure.runner.engines.docker_run import Run
+from tesazure.runner.engines.ownership import take_over
+
+
+class DockerEngine:
+    """See base.Engine. `host` is the URL of the engine's socket: unix:// or tcp://."""
+
+    def __init__(self, host: str, name: Literal["docker", "podman"] = "docker") -> None:
+        self.host = host
+        self.name: str = name
+        self._run: Run | None = None
+
+    @cached_property
+    def _client(self) -> docker.APIClient:
+        return connect(self.host, self.name)
+
+    def prepare(self, image: str, say: Say) -> None:
+        """See base.Engine."""
+        images.prepare(self._client, self.name, image, say)
+
+    def run(self, container: Container, started: Callable[[], None], say: Say) -> Exit:
+        """See base.Engine. Waits `AWAY_S` for an engine that is being restarted."""
+        images.check_reference(container.step.image)
+        with Run(self._client, self.name, container, say) as run:
+            self._run = run
+            try:
+                return run.to_the_end(started)
+            finally:
+                self._run = None
+
+    def kill(self) -> None:
+        """See base.Engine. Only tells `run`, by a write to a pipe: safe in a signal handler."""
+        if run := self._run:
+            run.kill()
+
+    def sweep(self, key: str, root: Path | None) -> None:
+        """See base.Engine."""
+        with speaking(self.name, f"removing what is left of {key}"):
+            wanted = {"label": [f"{LABEL_ATTEMPT}={key}"]}
+            for found in self._client.containers(all=True, filters=wanted):
+                remove(self._client, found["Id"], running=True)
+            if root is not None and root.exists():
+                take_over(self._client, self.name, root, key)

@@ -1,0 +1,270 @@
+"""The pipeline of one attempt, from its Plan to the end of its Report.
+
+Stage in, run the executors in order, stage out. The semantics are those of GA4GH TES 1.1.0,
+tesExecutor and tesState; docs/design.md says what holds where the standard is silent.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from tesazure.errors import EngineUnavailable, StorageError, TesazureError
+from tesazure.model import FileType, State
+from tesazure.plan import GB, SHARED_GLOBAL, Plan
+from tesazure.report import Ended, ExecutorEnded, ExecutorStarted, Noted, Started, Typed, Uploaded
+from tesazure.runner import stage, tree
+from tesazure.runner.config import AttemptDir, NodeConfig
+from tesazure.runner.engines.base import Container, Engine, Exit, Mount
+from tesazure.runner.engines.choose import make_engine
+from tesazure.runner.interrupt import Interrupted, Interruption
+from tesazure.runner.journal import FULL, Journal, now
+from tesazure.runner.streams import Stream, find_stdin, open_streams
+from tesazure.storage.registry import Storages
+
+Begun = Literal["running", "ran"]
+
+# Made once, so that runners forked from a warm process have them.
+_plans = msgspec.json.Decoder(Plan)
+_nodes = msgspec.json.Decoder(NodeConfig)
+
+OUT_OF_MEMORY = 137
+"""128 + SIGKILL: the exit code of a command that exceeded its memory."""
+
+
+def run_attempt(directory: AttemptDir) -> None:
+    """Run the attempt to its end, unless another runner has begun it: then do nothing."""
+    attempt = begin(directory)
+    if isinstance(attempt, Attempt):
+        attempt.run()
+
+
+def begin(directory: AttemptDir) -> Attempt | Begun:
+    """Take the attempt: lock it and begin its report. At most one caller ever gets an Attempt.
+
+    The others learn whether its runner lives (`running`) or has come to an end (`ran`).
+    Raises OSError when the directory cannot be written.
+    """
+    lock = os.open(directory.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return Attempt(directory, Journal(directory.report), lock)
+    except BlockingIOError:
+        os.close(lock)
+        return "running"
+    except FileExistsError:
+        os.close(lock)
+        return "ran"
+
+
+class Attempt:
+    """One attempt that this process has taken. Must live in the process's main thread."""
+
+    def __init__(self, directory: AttemptDir, journal: Journal, lock: int) -> None:
+        self._directory = directory
+        self._journal = journal
+        self._lock = lock
+        self._spent: dict[str, float] = {}
+        self._limit_s = 0.0
+        self._interruption = Interruption(self._leave)
+        journal.write(Started(time=now(), pid=os.getpid(), host=os.uname().nodename))
+
+    def run(self) -> None:
+        """Everything, to the last event. Raises OSError only when that cannot be written."""
+        ended = self._outcome()
+        if ended.reason:
+            level = "info" if ended.state is State.CANCELED else "error"
+            self._journal.say(level, ended.reason)
+        spent = {name: f"{seconds:.3f}" for name, seconds in self._spent.items()}
+        self._journal.write(Noted(time=now(), metadata=spent))
+        self._journal.end(ended)
+        self._interruption.finish()
+        os.close(self._lock)
+
+    def _outcome(self) -> Ended:
+        """How the pipeline ended, whatever happened in it."""
+        try:
+            try:
+                return self._pipeline()
+            finally:
+                self._interruption.disarm()
+        except Interrupted:
+            return self._interrupted()
+        except Exception as error:
+            _log()
+            if self._interruption.cause is not None:
+                return self._interrupted()  # what failed did so because it was interrupted
+            return _system_error(_explain(error), retryable=isinstance(error, EngineUnavailable))
+
+    def _pipeline(self) -> Ended:
+        plan = _plans.decode(self._directory.plan.read_bytes())
+        node = _nodes.decode(self._directory.node.read_bytes())
+        self._limit_s = plan.max_runtime_s
+        self._journal.notify(node.notify)
+        for note in plan.notes:
+            self._journal.say("warning", note)
+        engine = make_engine(node.engine, node.engine_host)
+        self._journal.write(Noted(time=now(), metadata={"engine": engine.name}))
+        storages = Storages(allow_dirs=[Path(name) for name in node.allow_dirs])
+
+        tree.prepare(self._directory.root, plan)
+        self._interruption.limit(plan.max_runtime_s)
+        self._stage_in(plan, storages)
+        failure = self._run_steps(plan, node, engine)
+        self._interruption.lift()
+        self._stage_out(plan, storages, failure)
+        if failure:
+            return Ended(time=now(), state=State.EXECUTOR_ERROR, reason=failure)
+        return Ended(time=now(), state=State.COMPLETE)
+
+    def _stage_in(self, plan: Plan, storages: Storages) -> None:
+        with self._timed("stage_in_s"):
+            stage.stage_in(plan, self._directory.root, storages, self._journal.say, self._typed)
+
+    def _run_steps(self, plan: Plan, node: NodeConfig, engine: Engine) -> str:
+        """Run the executors in order; why they failed, or nothing."""
+        prepared: set[str] = set()
+        for index, step in enumerate(plan.steps):
+            if step.image not in prepared:
+                with self._timed("pull_s"):
+                    engine.prepare(step.image, self._journal.say)
+                prepared.add(step.image)
+            with self._timed("run_s"):
+                failure = self._run_step(index, plan, node, engine)
+            if failure and not step.ignore_error:
+                return failure
+            if failure:
+                self._journal.say("warning", f"{failure}; ignored, as ignore_error says")
+        return ""
+
+    def _run_step(self, index: int, plan: Plan, node: NodeConfig, engine: Engine) -> str:
+        step, root = plan.steps[index], self._directory.root
+        stdin = find_stdin(root, index, step.stdin) if step.stdin is not None else None
+        with open_streams(self._directory, index, step) as (stdout, stderr):
+            container = Container(
+                key=node.key,
+                index=index,
+                step=step,
+                root=root,
+                shared=tuple(plan.shared),
+                mounts=_mounts(node),
+                stdin=stdin,
+                stdout=stdout.path,
+                stderr=stderr.path,
+                cpu_cores=plan.limits.cpu_cores,
+                ram_bytes=plan.limits.ram_bytes,
+                network=node.network,
+            )
+            exit_ = self._run_container(container, engine)
+            self._end_executor(index, exit_, stdout, stderr, node.tail_bytes)
+        self._interruption.check()
+        return _failure(index, exit_, plan)
+
+    def _run_container(self, container: Container, engine: Engine) -> Exit:
+        started = False
+
+        def on_start() -> None:
+            nonlocal started
+            started = True
+            self._journal.write(ExecutorStarted(time=now(), index=container.index))
+            if self._interruption.cause is not None:  # it came before there was what to kill
+                engine.kill()
+
+        with self._interruption.killing(engine.kill):
+            exit_ = engine.run(container, on_start, self._journal.say)
+        if not started:
+            on_start()
+        return exit_
+
+    def _end_executor(
+        self, index: int, exit_: Exit, stdout: Stream, stderr: Stream, tail_bytes: int
+    ) -> None:
+        event = ExecutorEnded(
+            time=now(),
+            index=index,
+            exit_code=OUT_OF_MEMORY if exit_.out_of_memory else exit_.exit_code,
+            stdout=stdout.tail(tail_bytes),
+            stderr=stderr.tail(tail_bytes),
+        )
+        self._journal.write(event)
+
+    def _stage_out(self, plan: Plan, storages: Storages, failure: str) -> None:
+        """Collect the outputs, also after an executor failed: then the failure stays the reason."""
+        root, say = self._directory.root, self._journal.say
+        with self._timed("stage_out_s"):
+            try:
+                stage.stage_out(
+                    plan, root, storages, say, self._uploaded, self._typed, succeeded=not failure
+                )
+            except StorageError as error:
+                if not failure:
+                    raise
+                say("error", f"not all outputs were collected: {error}")
+
+    def _interrupted(self) -> Ended:
+        if self._interruption.cause == "timed out":
+            return _system_error(f"timed out after {self._limit_s:g} s")
+        return Ended(time=now(), state=State.CANCELED, reason="canceled")
+
+    def _leave(self) -> None:
+        """The attempt was interrupted and does not come to its end: end it here and now."""
+        self._journal.end(self._interrupted())
+        os._exit(1)
+
+    def _typed(self, field: str, index: int, kind: FileType) -> None:
+        self._journal.write(Typed(time=now(), field=field, index=index, type=kind))
+
+    def _uploaded(self, url: str, path: str, size: int) -> None:
+        self._journal.write(Uploaded(time=now(), url=url, path=path, size=size))
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._spent[name] = self._spent.get(name, 0.0) + time.monotonic() - start
+
+
+def _mounts(node: NodeConfig) -> tuple[Mount, ...]:
+    return (Mount(Path(node.shared_global), SHARED_GLOBAL),) if node.shared_global else ()
+
+
+def _failure(index: int, exit_: Exit, plan: Plan) -> str:
+    if exit_.out_of_memory:
+        limit = plan.limits.ram_bytes
+        allowed = f"its limit of {limit / GB:g} GB" if limit else "what the machine has"
+        return f"executor {index} was killed: out of memory, it exceeded {allowed}"
+    if exit_.exit_code == 0:
+        return ""
+    if exit_.exit_code in (126, 127) and exit_.detail:
+        return f"executor {index} could not be started: {exit_.detail}"
+    detail = f": {exit_.detail}" if exit_.detail else ""
+    return f"executor {index} ended with exit code {exit_.exit_code}{detail}"
+
+
+def _log() -> None:
+    """The exception being handled, with its traceback, for the operator: into runner.log."""
+    import traceback
+
+    traceback.print_exc()
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, TesazureError):
+        return str(error)
+    if not isinstance(error, OSError):
+        return f"unexpected {type(error).__name__}: {error}"
+    reason = "the disk is full" if error.errno in FULL else error.strerror or type(error).__name__
+    return f"{reason}: {error.filename}" if error.filename else reason
+
+
+def _system_error(reason: str, *, retryable: bool = False) -> Ended:
+    return Ended(time=now(), state=State.SYSTEM_ERROR, reason=reason, retryable=retryable)

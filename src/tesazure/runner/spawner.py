@@ -1,0 +1,175 @@
+"""A warm process that forks runners: a fork takes milliseconds, starting an interpreter many.
+
+    python -m tesazure.runner.spawner [--preload docker|podman|sandbox]
+
+Protocol, JSON lines over standard input and output, one reply for each request and in their order:
+
+    → {"directory": "/data/K"}
+    ← {"directory": "/data/K", "pid": 4711}          a runner has begun: it has the lock and the
+                                                     report, and SIGTERM cancels the attempt
+    ← {"directory": "/data/K", "begun": "running"}   another runner has it
+    ← {"directory": "/data/K", "begun": "ran"}       it was run before, or must not begin
+    ← {"directory": "/data/K", "error": "…"}         it has not begun; nothing runs
+
+Before these comes `{"ready": PID}`. When standard input ends, so does this process. Runners live in
+sessions of their own, outlive it and its parent, and write what they print to `runner.log`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from tesazure.runner.config import AttemptDir
+from tesazure.runner.run import Attempt, begin
+
+_MODULES = {
+    "docker": "tesazure.runner.engines.docker",
+    "podman": "tesazure.runner.engines.docker",
+    "sandbox": "tesazure.runner.engines.sandbox",
+}
+
+_IN_ANSWER_TO = 3
+"""File descriptor on which a new runner says whether it has begun."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """Begin the attempt in this directory."""
+
+    directory: str
+
+
+class Reply(msgspec.Struct, omit_defaults=True, frozen=True):
+    """Exactly one of `pid`, `begun`, `error` is set."""
+
+    directory: str = ""
+    pid: int = 0
+    begun: str = ""
+    error: str = ""
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until standard input ends."""
+    if arguments[:1] == ["--preload"] and len(arguments) == 2 and arguments[1] in _MODULES:
+        import_module(_MODULES[arguments[1]])
+    elif arguments:
+        sys.exit(__doc__)
+    with contextlib.suppress(PermissionError):  # already the leader of a session
+        os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the runners
+    gc.collect()
+    gc.freeze()  # so that runners share this process's memory
+    _write({"ready": os.getpid()})
+    for line in sys.stdin.buffer:
+        _write(_answered(line))
+
+
+def _answered(line: bytes) -> Reply:
+    try:
+        request = msgspec.json.decode(line, type=Request)
+    except msgspec.MsgspecError as error:
+        return Reply(error=f"not a request: {error}")
+    try:
+        return spawn(AttemptDir(Path(request.directory)))
+    except OSError as error:
+        return Reply(request.directory, error=str(error))
+
+
+def _write(reply: object) -> None:
+    try:
+        os.write(1, msgspec.json.encode(reply) + b"\n")
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def spawn(directory: AttemptDir) -> Reply:
+    """Fork a runner, and wait until it has begun or given up. Raises OSError."""
+    if not directory.path.is_absolute():
+        return Reply(str(directory.path), error="the directory must be an absolute path")
+    reader, writer = os.pipe()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become_runner(directory, writer)
+    except OSError:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    with open(reader, "rb") as answers:  # noqa: PTH123
+        answer = answers.read()
+    name = str(directory.path)
+    if not answer:
+        return Reply(name, error="the runner died before it began")
+    said = msgspec.json.decode(answer, type=Reply)
+    return Reply(
+        name, pid=0 if said.begun or said.error else pid, begun=said.begun, error=said.error
+    )
+
+
+def _become_runner(directory: AttemptDir, writer: int) -> NoReturn:
+    code = 1
+    try:
+        try:
+            _leave_parent(directory, writer)
+            attempt = begin(directory)
+        except OSError as error:
+            _answer(Reply(error=str(error)))
+            raise
+        _answer(Reply(begun=attempt if isinstance(attempt, str) else ""))
+        if isinstance(attempt, Attempt):
+            attempt.run()
+        code = 0
+    except BaseException:  # whatever it is, this is not the spawner any more
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _answer(reply: Reply) -> None:
+    os.write(_IN_ANSWER_TO, msgspec.json.encode(reply))
+    os.close(_IN_ANSWER_TO)
+
+
+def _leave_parent(directory: AttemptDir, writer: int) -> None:
+    """Have a session, files, and signals of our own, as if started by hand."""
+    os.setsid()
+    if writer != _IN_ANSWER_TO:
+        os.dup2(writer, _IN_ANSWER_TO, inheritable=False)
+    os.closerange(_IN_ANSWER_TO + 1, os.sysconf("SC_OPEN_MAX"))
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+    log = os.open(directory.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 2)
+    os.close(log)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    os.umask(0o022)
+    _give_up_protection()
+
+
+def _give_up_protection() -> None:
+    """A server that the OOM killer is told to spare must not hand that on to its tasks."""
+    file = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError, ValueError):
+        if int(file.read_text()) < 0:
+            file.write_text("0")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

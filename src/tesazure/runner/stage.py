@@ -1,0 +1,300 @@
+"""Stage in: a Plan's inputs into the task's tree. Stage out: its outputs from there to storage.
+
+Every input is a private copy: the task may change it, and its source stays as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from tesazure.errors import StorageError, StorageNotFound
+from tesazure.model import FileType
+from tesazure.plan import Download, Plan, Upload, normalise
+from tesazure.runner.collect import Found, collect
+from tesazure.runner.glob import expand
+from tesazure.runner.transfers import Job, Transfers
+from tesazure.runner.tree import make_directories
+from tesazure.storage.base import Progress, Storage
+from tesazure.storage.local import os_errors
+from tesazure.storage.urls import join, printable, redact
+
+Say = Callable[[str, str], None]
+"""Writes a line of system_logs: level (info, warning, error) and message."""
+
+TypedCall = Callable[[str, int, FileType], None]
+"""Tells the type of `inputs` or `outputs` number n, where the client left it open or it differs."""
+
+UploadedCall = Callable[[str, str, int], None]
+"""Tells an output file that has been written: URL, container path, bytes."""
+
+_OPEN_DIRECTORY = 0o777
+_OPEN_FILE = 0o666
+"""Inputs are writable for all: an image may name a user of its own, and the copy is the task's.
+What keeps other users of the node out is the attempt's directory around the tree."""
+
+
+class Systems(Protocol):
+    """Chooses storage systems: `storage.registry.Storages`."""
+
+    def for_url(self, url: str) -> Storage:
+        """The system that serves `url`; raises UnsupportedUrl."""
+        ...
+
+
+class _Arrival(msgspec.Struct, frozen=True):
+    """Something to come to a container path: an object, a content, or else an empty directory."""
+
+    index: int
+    path: str
+    url: str | None = None
+    content: str | None = None
+
+
+class _Departure(msgspec.Struct, frozen=True):
+    """A file of the tree to go to a URL; `path` is its container path."""
+
+    index: int
+    path: str
+    place: Path
+    url: str
+
+
+def stage_in(plan: Plan, root: Path, storages: Systems, say: Say, typed: TypedCall) -> None:
+    """Bring all inputs to their paths below `root`, several at once.
+
+    Where an input lies inside another one, the deeper one wins. Raises the StorageError of the
+    first input that failed, by index; what had come by then stays in the tree. An exception that a
+    signal handler raises meanwhile ends the transfers first.
+    """
+    began = time.monotonic()
+    paths = {download.index: download.path for download in plan.downloads}
+    arrivals: list[_Arrival] = []
+    for download in plan.downloads:
+        with _about("inputs", download.index, download.path):
+            arrivals += _arrivals(download, storages, typed)
+    arrivals.sort(key=lambda a: (paths[a.index].count("/"), a.index))
+    winners = sorted({a.path: a for a in arrivals}.values(), key=lambda a: a.index)
+    directories: dict[str, Path] = {}
+    jobs: list[Job] = []
+    for arrival in winners:
+        with _about("inputs", arrival.index, arrival.path):
+            jobs += _prepared(arrival, root, directories, storages)
+    sizes: list[int] = []
+    failures = Transfers(jobs, all_or_nothing=True).run(lambda _, size: sizes.append(size))
+    if failures:
+        first = min(failures)
+        with _about("inputs", first, paths[first]):
+            raise failures[first]
+    if jobs:
+        say("info", f"inputs are in place: {_amount(sizes, began)}")
+
+
+def _arrivals(download: Download, storages: Systems, typed: TypedCall) -> Iterator[_Arrival]:
+    """What one input consists of."""
+    index, path, url = download.index, download.path, download.url
+    if url is None:
+        typed("inputs", index, FileType.FILE)
+        yield _Arrival(index, path, content=download.content or "")
+        return
+    storage = storages.for_url(url)
+    kind = download.type
+    if kind is None:
+        is_directory = storage.has_directories and storage.stat(url).is_directory
+        kind = FileType.DIRECTORY if is_directory else FileType.FILE
+        typed("inputs", index, kind)
+    if kind is FileType.FILE:
+        yield _Arrival(index, path, url)
+        return
+    yield _Arrival(index, path)
+    for entry in storage.list(url):
+        below = f"{path}/{entry.path}"
+        yield _Arrival(index, below, None if entry.is_directory else join(url, entry.path))
+
+
+def _prepared(
+    arrival: _Arrival, root: Path, directories: dict[str, Path], storages: Systems
+) -> list[Job]:
+    """Makes an arrival's directory, known ones being in `directories`; the Job of a file."""
+    is_file = arrival.url is not None or arrival.content is not None
+    directory = posixpath.dirname(arrival.path) if is_file else arrival.path
+    if directory not in directories:
+        directories[directory] = make_directories(root, directory, _OPEN_DIRECTORY)
+    place = directories[directory] / posixpath.basename(arrival.path)
+    url = arrival.url
+    if url is None:
+        text = arrival.content
+        return [] if text is None else [Job(arrival.index, lambda _: _write(place, text))]
+    storage = storages.for_url(url)
+    return [Job(arrival.index, lambda progress: _fetch(storage, url, place, progress))]
+
+
+def _fetch(storage: Storage, url: str, place: Path, progress: Progress) -> int:
+    size = storage.get(url, place, progress)
+    executable = 0o111 if place.stat().st_mode & 0o111 else 0
+    place.chmod(_OPEN_FILE | executable)
+    return size
+
+
+def _write(place: Path, content: str) -> int:
+    data = content.encode()
+    with os_errors("its content"):
+        place.write_bytes(data)
+        place.chmod(_OPEN_FILE)
+    return len(data)
+
+
+def stage_out(
+    plan: Plan,
+    root: Path,
+    storages: Systems,
+    say: Say,
+    uploaded: UploadedCall,
+    typed: TypedCall,
+    succeeded: bool,
+) -> None:
+    """Bring all outputs from below `root` to their URLs, several at once.
+
+    `succeeded`: whether all executors did. Then the first error, by index (a required output is
+    missing, an upload failed), is raised as a StorageError once all other outputs are written, and
+    further ones are said. Otherwise all of them are only said, because the task has failed already.
+    Calls `uploaded` in the order of the outputs and, below these, of the names.
+    """
+    began = time.monotonic()
+    errors: dict[int, StorageError] = {}
+    departures: dict[str, _Departure] = {}
+    for upload in plan.uploads:
+        try:
+            with _about("outputs", upload.index, upload.path):
+                found = _departures(upload, root, storages, say, typed)
+        except StorageNotFound as error:
+            if upload.required and succeeded:
+                errors[upload.index] = error
+            else:
+                say("warning", str(error))
+            continue
+        except StorageError as error:
+            errors[upload.index] = error
+            continue
+        for departure in found:
+            other = departures.pop(departure.url, None)
+            if other is not None:
+                say("warning", _overwritten(other, departure))
+            departures[departure.url] = departure
+    leaving = list(departures.values())
+    jobs = [_sending(departure, storages) for departure in leaving]
+    sizes: list[int] = []
+
+    def done(position: int, size: int) -> None:
+        sent = leaving[position]
+        sizes.append(size)
+        uploaded(redact(sent.url), printable(sent.path), size)
+
+    failures = Transfers(jobs, all_or_nothing=False).run(done)
+    for index, failure in failures.items():
+        path = next(u.path for u in plan.uploads if u.index == index)
+        try:
+            with _about("outputs", index, path):
+                raise failure
+        except StorageError as error:
+            errors.setdefault(index, error)
+    if sizes:
+        say("info", f"outputs are written: {_amount(sizes, began)}")
+    _conclude(errors, say, succeeded)
+
+
+def _conclude(errors: dict[int, StorageError], say: Say, succeeded: bool) -> None:
+    ordered = [errors[index] for index in sorted(errors)]
+    for error in ordered[1:] if succeeded else ordered:
+        say("error", str(error))
+    if ordered and succeeded:
+        raise ordered[0]
+
+
+def _departures(
+    upload: Upload, root: Path, storages: Systems, say: Say, typed: TypedCall
+) -> list[_Departure]:
+    """The files of one output; makes its empty directories. Raises StorageNotFound if the output,
+    not being a pattern, does not exist."""
+    storage = storages.for_url(upload.url)
+    matches = [(upload.path, upload.url)]
+    if upload.prefix is not None:
+        prefix = _pruned(upload.prefix)
+        paths = expand(root, upload.path)
+        matches = [(path, join(upload.url, _rest(path, prefix))) for path in paths]
+        if not matches:
+            say("warning", f"outputs[{upload.index}]: nothing matches {printable(upload.path)}")
+    departures: list[_Departure] = []
+    kinds: set[bool] = set()
+    for path, url in matches:
+        found = collect(root, path, lambda text: say("warning", f"outputs[{upload.index}]: {text}"))
+        if found is None:
+            if upload.prefix is None:
+                raise StorageNotFound("the task left nothing at this path")
+            continue
+        kinds.add(found.is_directory)
+        departures += _parts(upload.index, path, url, found)
+        for relative in found.empty:
+            storage.make_directory(join(url, relative) if relative else url)
+    if kinds:
+        kind = FileType.DIRECTORY if kinds == {True} else FileType.FILE
+        if upload.type is None or (upload.prefix is None and kind is not upload.type):
+            typed("outputs", upload.index, kind)
+    return departures
+
+
+def _parts(index: int, path: str, url: str, found: Found) -> Iterator[_Departure]:
+    for place, relative in found.files:
+        if relative:
+            yield _Departure(index, f"{path}/{relative}", place, join(url, relative))
+        else:
+            yield _Departure(index, path, place, url)
+
+
+def _sending(departure: _Departure, storages: Systems) -> Job:
+    storage = storages.for_url(departure.url)
+    return Job(
+        departure.index, lambda progress: storage.put(departure.place, departure.url, progress)
+    )
+
+
+def _pruned(prefix: str) -> str:
+    """A path_prefix normalised like a path; what follows its last slash may be part of a name."""
+    directory, _, start = prefix.rpartition("/")
+    return f"{normalise(directory or '/').rstrip('/')}/{start}"
+
+
+def _rest(path: str, prefix: str) -> str:
+    """What of a match is appended to the URL (TES 1.1, tesOutput.path_prefix)."""
+    shared = os.path.commonprefix([path, prefix])  # noqa: RUF071 - it may end within a name
+    return path[len(shared) :]
+
+
+def _overwritten(other: _Departure, departure: _Departure) -> str:
+    return (
+        f"outputs[{other.index}] ({printable(other.path)}) and outputs[{departure.index}]"
+        f" ({printable(departure.path)}) both go to {redact(departure.url)}; the latter is kept"
+    )
+
+
+@contextlib.contextmanager
+def _about(field: str, index: int, path: str) -> Iterator[None]:
+    """Errors of the block as StorageErrors of the same class that begin with the item's name."""
+    subject = f"{field}[{index}] ({printable(path)})"
+    with os_errors(subject):
+        try:
+            yield
+        except StorageError as error:
+            raise type(error)(f"{subject}: {error}") from error
+
+
+def _amount(sizes: list[int], began: float) -> str:
+    files = "1 file" if len(sizes) == 1 else f"{len(sizes)} files"
+    return f"{files}, {sum(sizes)} bytes, in {time.monotonic() - began:.1f} s"

@@ -1,0 +1,1 @@
+"""Places tasks, watches their attempts and keeps the store true to what happens."""

@@ -1,0 +1,477 @@
+"""The scheduler: places queued tasks and looks after placed ones, until each has ended.
+
+Driven by events, not by polling: a tick follows a submission, a cancel, a sign of life from the
+backend, the end of an action, or a deadline (lease, retry, time limit). A tick decides; what was
+decided is done in tasks of its own, one at a time for each task, so that nothing slow holds it up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from tesazure.backends.base import Backend
+from tesazure.errors import BackendError, StaleVersion, StoreError, StoreUnavailable
+from tesazure.lifecycle import (
+    Action,
+    Advance,
+    Attempt,
+    Cancel,
+    Facts,
+    Observation,
+    Policy,
+    Retry,
+    decide,
+)
+from tesazure.model import TERMINAL, State
+from tesazure.plan import Defaults
+from tesazure.scheduler.perform import Performer, new_key
+from tesazure.scheduler.placement import Blocked, Choice, choose, waits_for
+from tesazure.scheduler.retention import Kept, Retention
+from tesazure.store.base import Store
+from tesazure.store.records import Queued, Reservation, Watched
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""Seconds between looks at what no event tells: other servers' requests, time limits."""
+RECHECK_S = 5.0
+"""Seconds after which a queue that did not fit is tried again: another server of the scope may have
+released something."""
+BURST_S = 0.1
+"""Seconds in which submissions are taken together while nothing can be placed."""
+RETENTION_S = 3600.0
+"""Seconds between passes of retention."""
+NEWS_S = 0.2
+"""Seconds between commits of a task's log while its state stays; what came meanwhile goes along."""
+LONGEST_PAUSE_S = 2.0
+"""Seconds between tries while the store or the backend is away."""
+STOP_S = 5.0
+"""Seconds that actions under way get to end when the scheduler stops."""
+
+
+class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the scheduler needs of the settings. Times in seconds."""
+
+    policy: Policy = Policy()
+    defaults: Defaults = Defaults(cpu_cores=1, ram_gb=0.5, disk_gb=0.1, max_runtime_s=0)
+    kept: Kept = Kept()
+    backfill_s: float = 30.0
+    lease_s: float = 30.0
+    window: int = 512
+    """How many queued tasks, the oldest, are looked at together."""
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """A task whose action failed: how often in a row, why, and when it is tried again on the
+    monotonic clock."""
+
+    failures: int = 0
+    reason: str = ""
+    due: float = 0.0
+
+
+class Scheduler:
+    """One server's scheduler. `server` names it in the store: no two living ones share a name."""
+
+    def __init__(
+        self, store: Store, backend: Backend, config: SchedulerConfig, server: str
+    ) -> None:
+        self._store = store
+        self._backend = backend
+        self._config = config
+        self._server = server
+        self._performer = Performer(store, backend, config.defaults)
+        self._retention = Retention(store, backend, config.kept)
+
+        self.lag_s = 0.0
+        """Seconds from the first signal that the last tick served to its end."""
+        self.last_tick = time.monotonic()
+        """When the last tick that went well ended (at first: when this was made), on the monotonic
+        clock. A healthy scheduler ticks every `LOOK_S`."""
+        self.last_error = ""
+        """Why the last tick failed; empty when it went well."""
+        self.placed = 0
+        self.finished = 0
+        self.retries = 0
+
+        self._loops: list[asyncio.Task[None]] = []
+        self._awake = asyncio.Event()
+        self._signalled: float | None = None
+        self._new = True
+        """Tasks may have been submitted or canceled since the store was last asked."""
+        self._urgent = True
+        """A tick must not wait for more submissions to come."""
+        self._tried = 0.0
+        """When placement was last tried, on the monotonic clock."""
+        self._fruitless = False
+        self._stale = True
+        self._tasks: dict[str, Watched] = {}
+        """What this server looks after, as last committed or read."""
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        self._troubled: dict[str, Trouble] = {}
+        self._cancel_asked: dict[str, float] = {}
+        self._written: dict[str, float] = {}
+        """Task id -> when it was last written, on the monotonic clock."""
+        self._news_due: float | None = None
+        self._blocked: Blocked | None = None
+        self._queue: Sequence[Queued] = ()
+        """Those that the last try left waiting, oldest first."""
+        self._used = Reservation(0.0, 0, 0)
+        self._retry_at: float | None = None
+        self._last_event = -1
+        self._heartbeat_due = 0.0
+        self._look_due = 0.0
+        self._lease_until = 0.0
+
+    # -- from outside ---------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin. May be called twice."""
+        if not self._loops:
+            self._new = self._urgent = self._stale = True
+            self._heartbeat_due = 0.0
+            self._loops = [
+                asyncio.create_task(self._run(), name="scheduler"),
+                asyncio.create_task(self._listen(), name="scheduler-listen"),
+                asyncio.create_task(self._retain(), name="scheduler-retain"),
+            ]
+
+    async def stop(self) -> None:
+        """End, and let other servers take over at once; attempts keep running. May be called
+        twice, and at any time: what it cuts short is taken up again from the store."""
+        loops, self._loops = self._loops, []
+        if not loops:
+            return
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        if self._busy:
+            _, late = await asyncio.wait(self._busy.values(), timeout=STOP_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        with contextlib.suppress(StoreError):
+            await self._store.sign_off(self._server)
+
+    def wake(self) -> None:
+        """A task was submitted or is to be canceled. Cheap: called after every such request."""
+        if not (self._new and self._stale):
+            self._new = self._stale = True
+            self._signal(urgent=False)
+
+    def waiting_for(self, task_id: str) -> str | None:
+        """Why a QUEUED task waits, in words, as far as the last tries tell."""
+        if task_id in self._troubled:
+            return f"it could not be started yet: {self._troubled[task_id].reason}"
+        capacity = self._backend.capabilities.capacity
+        if capacity is None:
+            return None
+        for place, task in enumerate(self._queue):
+            if task.id == task_id:
+                what = waits_for(task.reservation, self._used, capacity)
+                if what is not None:
+                    return f"waiting for {what}"
+                return f"waiting behind {place} older tasks" if place else None
+        return None
+
+    # -- the loop -------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            await self._wait()
+            since = self._signalled if self._signalled is not None else time.monotonic()
+            self._signalled, self._urgent = None, False
+            try:
+                await self._tick()
+            except (StoreError, BackendError) as error:
+                failures += 1
+                self.last_error = str(error)
+                if failures == 1:
+                    log.warning("the scheduler waits: %s", error)
+            except Exception as error:
+                failures += 1
+                self.last_error = f"{type(error).__name__}: {error}"
+                log.exception("the scheduler's tick failed")
+            else:
+                if failures:
+                    log.info("the scheduler goes on after %d failures", failures)
+                failures = 0
+                self.last_tick, self.last_error = time.monotonic(), ""
+            self.lag_s = time.monotonic() - since
+            if failures:
+                # What the tick left undone is not known: all of it is looked at again.
+                self._stale = self._new = self._urgent = True
+                await asyncio.sleep(min(0.1 * 2**failures, LONGEST_PAUSE_S))
+
+    def _signal(self, *, urgent: bool = True) -> None:
+        if self._signalled is None:
+            self._signalled = time.monotonic()
+        self._urgent = self._urgent or urgent
+        self._awake.set()
+
+    async def _wait(self) -> None:
+        """Until there is a reason for a tick."""
+        while not self._urgent:
+            due = self._due() - time.monotonic()
+            if due <= 0:
+                return
+            self._awake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(due):
+                    await self._awake.wait()
+
+    def _due(self) -> float:
+        """When the next tick is due if nothing happens, on the monotonic clock."""
+        dues = [self._heartbeat_due, self._look_due]
+        if self._new or self._stale:
+            dues.append(self._settled_at())
+        if self._retry_at is not None:
+            dues.append(time.monotonic() + self._retry_at - time.time())
+        if self._news_due is not None:
+            dues.append(self._news_due)
+        dues += [trouble.due for i, trouble in self._troubled.items() if i not in self._busy]
+        return min(dues)
+
+    def _settled_at(self) -> float:
+        """When submissions that keep coming are worth another look, on the monotonic clock."""
+        return self._tried + BURST_S if self._fruitless else 0.0
+
+    async def _tick(self) -> None:
+        await self._keep_lease()
+        if time.monotonic() > self._lease_until:
+            return
+        if time.monotonic() >= self._look_due:
+            await self._look()
+        if self._stale:
+            await self._read()
+        if self._wants_placement():
+            await self._place()
+        await self._follow()
+
+    async def _keep_lease(self) -> None:
+        """Renew the lease in time; take over what dead servers left. Without a lease nothing is
+        done: another server may look after the tasks by now."""
+        now = time.monotonic()
+        if now < self._heartbeat_due:
+            return
+        scope, lease_s = self._backend.capabilities.scope, self._config.lease_s
+        await self._store.heartbeat(self._server, scope, lease_s)
+        if now > self._lease_until:
+            self._stale = True
+        self._lease_until = now + lease_s
+        self._heartbeat_due = now + lease_s / 3
+        taken = await self._store.take_over(self._server, scope)
+        if taken:
+            log.info("took over %d tasks", taken)
+            self._stale = self._new = True
+
+    async def _look(self) -> None:
+        """What no event of this process tells: what other servers wrote, retries they left."""
+        now = time.monotonic()
+        self._look_due = now + LOOK_S
+        last = await self._store.last_event()
+        if last != self._last_event:
+            self._last_event = last
+            self._new = self._stale = True
+            self._retry_at = await self._store.next_retry()
+        elif self._queue and now > self._tried + RECHECK_S:
+            self._new = True
+
+    async def _read(self) -> None:
+        """Read what this server looks after. What is being acted on stays as it is here: it may
+        be committed while it is read."""
+        self._stale = False
+        busy = set(self._busy)
+        rows = {row.id: row for row in await self._store.watched(self._server)}
+        kept = {i: self._tasks[i] for i in busy if i in self._tasks}
+        self._tasks = {i: row for i, row in rows.items() if i not in busy} | kept
+        memories: tuple[dict[str, Any], ...] = (self._cancel_asked, self._troubled, self._written)
+        for memory in memories:
+            for task_id in memory.keys() - self._tasks.keys():
+                del memory[task_id]
+
+    # -- placement ------------------------------------------------------------------------------
+
+    def _wants_placement(self) -> bool:
+        if self._retry_at is not None and self._retry_at <= time.time():
+            return True
+        return self._new and time.monotonic() >= self._settled_at()
+
+    async def _place(self) -> None:
+        """Place what fits; end what never can."""
+        config, capacity = self._config, self._backend.capabilities.capacity
+        now, blocked = time.time(), self._blocked
+        self._new, self._tried = False, time.monotonic()
+        tried: list[tuple[Sequence[Queued], Choice]] = []
+
+        def chosen(queue: Sequence[Queued], used: Reservation) -> Mapping[str, str]:
+            choice = choose(queue, used, capacity, now, config.backfill_s, blocked)
+            tried.append((queue, choice))
+            return {task_id: new_key(task_id) for task_id in choice.place}
+
+        try:
+            records = await self._store.place(
+                self._server, self._backend.capabilities.scope, chosen, config.window, now
+            )
+        except BaseException:
+            self._new = True
+            raise
+        for record in records:
+            self._tasks[record.id] = self._performer.placed(record)
+        self.placed += len(records)
+        self._fruitless = not records
+        if self._retry_at is not None and self._retry_at <= now:
+            self._retry_at = await self._store.next_retry()
+        if tried:
+            queue, choice = tried[-1]  # a transaction that was begun again chose again
+            self._blocked, self._used = choice.blocked, choice.used
+            gone = {*choice.place, *(task.id for task, _ in choice.reject)}
+            self._queue = [task for task in queue if task.id not in gone]
+            await self._reject(choice.reject)
+            if choice.reject or len(records) == config.window:
+                self._new = self._urgent = True
+        else:
+            self._queue = ()
+
+    async def _reject(self, tasks: Sequence[tuple[Queued, str]]) -> None:
+        for task, reason in tasks:
+            with contextlib.suppress(StaleVersion):
+                await self._store.reject(task.id, task.version, reason, time.time())
+                self.finished += 1
+                log.info("task=%s %s", task.id, reason)
+
+    # -- attempts -------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        """Observe in bulk, decide for each task, and begin what was decided."""
+        now = time.monotonic()
+        ready = [
+            task
+            for task in self._tasks.values()
+            if task.id not in self._busy and self._troubled.get(task.id, Trouble()).due <= now
+        ]
+        handles = {
+            task.attempt.key: task.attempt.handle
+            for task in ready
+            if task.attempt and task.attempt.handle and task.state not in TERMINAL
+        }
+        seen: Mapping[str, Observation] = {}
+        if handles:
+            seen = await self._backend.observe(handles)
+        self._news_due = None
+        for task in ready:
+            key = task.attempt.key if task.attempt else ""
+            actions = decide(self._facts(task), seen.get(key), time.time(), self._config.policy)
+            if self._can_wait(task, actions, now):
+                continue
+            if actions:
+                self._busy[task.id] = asyncio.create_task(self._act(task, actions))
+            else:
+                self._troubled.pop(task.id, None)
+
+    def _can_wait(self, task: Watched, actions: Sequence[Action], now: float) -> bool:
+        """Whether to put off a commit that only keeps the log up, as one was made just now."""
+        due = self._written.get(task.id, 0.0) + NEWS_S
+        match actions:
+            case [Advance(state=None)] if now < due:
+                self._news_due = min(self._news_due or due, due)
+                return True
+            case _:
+                return False
+
+    def _facts(self, task: Watched) -> Facts:
+        row = task.attempt
+        attempt = row and Attempt(row.number, row.key, row.started, row.handle, row.released)
+        return Facts(
+            task_id=task.id,
+            state=task.state,
+            max_runtime_s=task.max_runtime_s,
+            attempt=attempt or None,
+            seen_events=row.seen_events if row else 0,
+            cancel_asked=self._cancel_asked.get(task.id),
+        )
+
+    async def _act(self, task: Watched, actions: Sequence[Action]) -> None:
+        """Carry out the actions on one task. Its failure stays its own, and is tried again."""
+        try:
+            done = await self._performer.perform(task, actions)
+        except StaleVersion:
+            self._forget(task)
+        except (StoreUnavailable, BackendError) as error:
+            self._trouble(task, error)
+        except Exception as error:
+            log.exception("task=%s an action failed", task.id)
+            self._trouble(task, error)
+        else:
+            self._troubled.pop(task.id, None)
+            if any(isinstance(action, Cancel) for action in actions):
+                self._cancel_asked.setdefault(task.id, time.time())
+            self._settle(task, done, actions)
+        finally:
+            del self._busy[task.id]
+            self._signal()
+
+    def _settle(self, before: Watched, after: Watched, actions: Sequence[Action]) -> None:
+        """Take note of a task as it was committed."""
+        released = after.attempt is None or after.attempt.released
+        if after.state in TERMINAL and before.state not in TERMINAL:
+            self.finished += 1
+        if any(isinstance(action, Retry) for action in actions):
+            self.retries += 1
+            delays = [action.delay_s for action in actions if isinstance(action, Retry)]
+            retry_at = time.time() + delays[0]
+            self._retry_at = min(self._retry_at or retry_at, retry_at)
+        if released and (after.state in TERMINAL or after.state is State.QUEUED):
+            self._forget(after, read=False)
+            # Room was made: the queue is looked at again if anything waits in it.
+            self._new = self._new or bool(self._queue)
+            self._fruitless = False
+        else:
+            self._tasks[after.id] = after
+            self._written[after.id] = time.monotonic()
+
+    def _forget(self, task: Watched, *, read: bool = True) -> None:
+        self._tasks.pop(task.id, None)
+        self._cancel_asked.pop(task.id, None)
+        self._written.pop(task.id, None)
+        self._stale = self._stale or read
+
+    def _trouble(self, task: Watched, error: Exception) -> None:
+        failures = self._troubled.get(task.id, Trouble()).failures + 1
+        delay = min(0.5 * 2 ** (failures - 1), 60.0)
+        self._troubled[task.id] = Trouble(failures, str(error), time.monotonic() + delay)
+        self._stale = True  # whether the last write was committed is not known
+        log.warning("task=%s tried again in %g s: %s", task.id, delay, error)
+
+    # -- beside the loop ------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        """Signal the loop when an attempt may have changed."""
+        while True:
+            try:
+                if await self._backend.changed(LOOK_S):
+                    self._signal()
+            except BackendError as error:
+                log.debug("listening to the backend: %s", error)
+                await asyncio.sleep(LOOK_S)
+
+    async def _retain(self) -> None:
+        """Delete what was kept long enough, now and then."""
+        kept = [s for s in (self._config.kept.work_s, self._config.kept.records_s) if s]
+        interval = min([RETENTION_S, *(max(s / 4, 1.0) for s in kept)])
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                await self._retention.run()
+            except (StoreError, BackendError) as error:
+                log.warning("retention is put off: %s", error)
+            except Exception:
+                log.exception("retention failed")

@@ -1,0 +1,216 @@
+"""Action -> effect: what `lifecycle.decide` said, done on the backend and committed to the store.
+
+Every effect may be cut short by a crash at any point and be done again from what the store holds.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from tesazure import report as reports
+from tesazure.backends.base import Backend
+from tesazure.errors import Unplaceable
+from tesazure.lifecycle import (
+    Action,
+    Advance,
+    Cancel,
+    Reclaim,
+    Release,
+    Retry,
+    Submit,
+)
+from tesazure.lifecycle import check as check_transition
+from tesazure.model import TERMINAL, State, Task, TaskLog
+from tesazure.plan import Defaults, Plan, make_plan
+from tesazure.report import Report
+from tesazure.store.base import Store
+from tesazure.store.records import AttemptRecord, Change, TaskRecord, Visibility, Watched
+
+log = logging.getLogger(__name__)
+
+_EVERYONE = Visibility()
+_log_decoder = msgspec.json.Decoder(TaskLog)
+_task_decoder = msgspec.json.Decoder(Task)
+_encoder = msgspec.json.Encoder()
+
+
+def new_key(task_id: str) -> str:
+    """A key for a new attempt of a task, never used before."""
+    return f"{task_id}-{secrets.token_hex(4)}"
+
+
+def task_of(key: str) -> str:
+    """The id of the task that an attempt's key was made for."""
+    return key.rpartition("-")[0]
+
+
+class Performer:
+    """Carries out actions on one store and one backend. `defaults` complete a task's Plan."""
+
+    def __init__(self, store: Store, backend: Backend, defaults: Defaults) -> None:
+        self._store = store
+        self._backend = backend
+        self._defaults = defaults
+        self._placed: dict[str, TaskRecord] = {}
+
+    def placed(self, record: TaskRecord) -> Watched:
+        """A task that was just placed, as the scheduler watches it; its record spares a read."""
+        self._placed[record.id] = record
+        return Watched(
+            seq=record.seq,
+            id=record.id,
+            state=record.state,
+            version=record.version,
+            max_runtime_s=0,  # known with its Plan, in a moment
+            attempt=record.attempts[-1],
+        )
+
+    async def perform(self, task: Watched, actions: Sequence[Action]) -> Watched:
+        """Do the actions in order; returns the task as committed by the last of them.
+
+        Raises StaleVersion when somebody else wrote the task first, StoreUnavailable and
+        BackendUnavailable; what was done by then stays done.
+        """
+        released: bool | None = None
+        for action in actions:
+            match action:
+                case Submit():
+                    task = await self._submit(task, action.key)
+                case Reclaim():
+                    task = await self._reclaim(task, action.key)
+                case Cancel():
+                    await self._backend.cancel(action.handle)
+                case Release():
+                    await self._backend.release(action.handle)
+                    released = True
+                case Advance():
+                    task = await self._advance(task, action, released)
+                    released = None
+                case Retry():
+                    task = await self._retry(task, action, released)
+                    released = None
+        if released:
+            task = await self._commit(task, released=True)
+        return task
+
+    async def _submit(self, task: Watched, key: str) -> Watched:
+        """Start the attempt; a task that can never run here ends with the reason."""
+        try:
+            plan = await self._plan(task)
+            if plan is None:
+                return task
+            self._backend.admit(plan)
+            handle = await self._backend.submit(plan, key)
+        except Unplaceable as error:
+            ended = _ended_log(task.attempt, None, [str(error)])
+            return await self._commit(task, state=State.SYSTEM_ERROR, log=ended, released=True)
+        task = msgspec.structs.replace(task, max_runtime_s=plan.max_runtime_s)
+        state = State.INITIALIZING if task.state is State.QUEUED else None
+        return await self._commit(task, state=state, handle=handle)
+
+    async def _plan(self, task: Watched) -> Plan | None:
+        """The Plan of a stored task; None if its record is gone. Raises Unplaceable."""
+        record = self._placed.pop(task.id, None) or await self._store.get(task.id, _EVERYONE)
+        if record is None:
+            return None
+        notes = [*record.notes, *self._backend.capabilities.warnings]
+        try:
+            document = _task_decoder.decode(record.document)
+            return make_plan(task.id, document, self._defaults, notes)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise Unplaceable(f"the task cannot be carried out: {error}") from error
+
+    async def _reclaim(self, task: Watched, key: str) -> Watched:
+        handle = await self._backend.find(key)
+        if handle is None:
+            return await self._commit(task, released=True)
+        return await self._commit(task, handle=handle)
+
+    async def _advance(self, task: Watched, action: Advance, released: bool | None) -> Watched:
+        changes: dict[str, Any] = {"state": action.state, "released": released}
+        report = action.report
+        if action.state in TERMINAL:
+            changes["log"] = _ended_log(task.attempt, report, action.said)
+            if report is not None and (report.input_types or report.output_types):
+                changes["document"] = await self._typed(task.id, report)
+        elif report is not None and _is_news(task.attempt, report):
+            changes["log"] = _encoder.encode(report.log)
+        if report is not None and _is_news(task.attempt, report):
+            changes["seen_events"] = report.events
+        return await self._commit(task, **changes)
+
+    async def _retry(self, task: Watched, action: Retry, released: bool | None) -> Watched:
+        said = f"{action.reason}; another attempt follows"
+        changes: dict[str, Any] = {
+            "state": State.QUEUED,
+            "log": _ended_log(task.attempt, action.report, [said]),
+            "released": released,
+            "retry_at": time.time() + action.delay_s,
+        }
+        if _is_news(task.attempt, action.report):
+            changes["seen_events"] = action.report.events
+        return await self._commit(task, **changes)
+
+    async def _typed(self, task_id: str, report: Report) -> bytes | None:
+        """The document with the types of inputs and outputs that the client left open."""
+        record = await self._store.get(task_id, _EVERYONE)
+        if record is None:
+            return None
+        document = _task_decoder.decode(record.document)
+        for items, types in (
+            (document.inputs or [], report.input_types),
+            (document.outputs or [], report.output_types),
+        ):
+            for index, kind in types.items():
+                if index < len(items) and items[index].type is None:
+                    items[index].type = kind
+        return _encoder.encode(document)
+
+    async def _commit(self, task: Watched, **changes: Any) -> Watched:
+        """One compare-and-set write; the task as it then is."""
+        state = changes.get("state")
+        if state is not None:
+            check_transition(task.state, state)
+        version = await self._store.apply(Change(task_id=task.id, version=task.version, **changes))
+        attempt = task.attempt
+        if attempt is not None:
+            fields = ("handle", "released", "log", "seen_events")
+            new = {name: changes[name] for name in fields if changes.get(name) is not None}
+            attempt = msgspec.structs.replace(attempt, **new)
+        if state is not None:
+            key = attempt.key if attempt else "none"
+            log.info("task=%s attempt=%s %s -> %s", task.id, key, task.state, state)
+        return msgspec.structs.replace(
+            task, version=version, state=state or task.state, attempt=attempt
+        )
+
+
+def _is_news(attempt: AttemptRecord | None, report: Report) -> bool:
+    """Whether a report tells at least what was committed: one of an attempt whose files are gone
+    tells nothing, and must not wipe out what was known."""
+    return report.events > 0 and (attempt is None or report.events >= attempt.seen_events)
+
+
+def _ended_log(
+    attempt: AttemptRecord | None, report: Report | None, said: Sequence[str]
+) -> bytes | None:
+    """The log of an attempt that is over: it has an end, and `said` among its system_logs."""
+    if attempt is None:
+        return None
+    if report is not None and _is_news(attempt, report):
+        # Copied: the report is the backend's, and may be folded on.
+        ended = msgspec.convert(msgspec.to_builtins(report.log), TaskLog)
+    else:
+        ended = _log_decoder.decode(attempt.log) if attempt.log else TaskLog()
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    ended.system_logs.extend(reports.system_line(now, "error", line) for line in said)
+    if ended.end_time is msgspec.UNSET:
+        ended.end_time = now
+    return _encoder.encode(ended)

@@ -1,0 +1,99 @@
+"""What is kept for how long: work files, records, events, and what nobody knows any more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import msgspec
+
+from tesazure.backends.base import Backend
+from tesazure.errors import BackendError
+from tesazure.lifecycle import Handle, Phase
+from tesazure.scheduler.perform import task_of
+from tesazure.store.base import Store
+from tesazure.store.records import Visibility
+
+log = logging.getLogger(__name__)
+
+BATCH = 100
+EVENTS_S = 7 * 86400.0
+"""How long state changes can be replayed to listeners, in seconds."""
+ORPHAN_S = 3600.0
+"""How old an attempt that the store does not know must be before it is deleted, in seconds: older
+than any write under way."""
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """Seconds that finished tasks' work files and records are kept; 0: for ever."""
+
+    work_s: float = 86400.0
+    records_s: float = 0.0
+
+
+class Retention:
+    """Deletes what has been kept long enough. Every step may fail and be done again."""
+
+    def __init__(self, store: Store, backend: Backend, kept: Kept) -> None:
+        self._store = store
+        self._backend = backend
+        self._kept = kept
+
+    async def run(self) -> None:
+        """One pass over everything."""
+        now = time.time()
+        if self._kept.work_s:
+            await self._discard(now - self._kept.work_s)
+        if self._kept.records_s:
+            # A record names its work files: those go first, however long they were to be kept.
+            await self._discard(now - self._kept.records_s)
+            while await self._store.forget(now - self._kept.records_s, BATCH) == BATCH:
+                pass
+        await self._store.prune_events(now - EVENTS_S)
+        await self._sweep(now - ORPHAN_S)
+
+    async def _discard(self, ended_before: float) -> None:
+        """Delete the work files of tasks that ended before then."""
+        scope = self._backend.capabilities.scope
+        failed: set[str] = set()
+        while True:
+            found = await self._store.discardable(scope, ended_before, BATCH + len(failed))
+            todo = [task for task in found if task.id not in failed]
+            if not todo:
+                return
+            for task in todo:
+                try:
+                    for attempt in task.attempts:
+                        if attempt.handle is not None and not attempt.discarded:
+                            await self._backend.discard(attempt.handle)
+                    await self._store.mark_discarded(task.id, scope)
+                except (BackendError, OSError) as error:
+                    failed.add(task.id)
+                    log.warning("task=%s work files not deleted: %s", task.id, error)
+
+    async def _sweep(self, begun_before: float) -> None:
+        """Delete the attempts that the store does not know, such as those of a replaced database.
+        One that still runs is left alone and named in the log: it may be another server's."""
+        held = await self._backend.held(begun_before)
+        for key, handle in held.items():
+            await asyncio.sleep(0)  # there may be very many: others get their turn
+            if not await self._knows(key):
+                await self._sweep_one(key, handle)
+
+    async def _knows(self, key: str) -> bool:
+        record = await self._store.get(task_of(key), Visibility())
+        return record is not None and any(a.key == key for a in record.attempts)
+
+    async def _sweep_one(self, key: str, handle: Handle) -> None:
+        seen = await self._backend.observe({key: handle})
+        if seen[key].phase in (Phase.PENDING, Phase.RUNNING):
+            log.warning("attempt=%s runs, but no task of this server's store has it", key)
+            return
+        try:
+            await self._backend.release(handle)
+            await self._backend.discard(handle)
+        except (BackendError, OSError) as error:
+            log.warning("attempt=%s unknown to the store and not deleted: %s", key, error)
+        else:
+            log.info("attempt=%s unknown to the store: deleted", key)

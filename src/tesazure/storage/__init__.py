@@ -1,0 +1,1 @@
+"""Storage systems, chosen by URL: one file per system."""

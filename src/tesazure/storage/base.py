@@ -1,0 +1,82 @@
+"""The Storage Protocol: objects and directories at a URL, moved whole or not at all.
+
+Sync on purpose: the runner moves files in threads, and must start without an event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes moved since the last call, and now and then with 0 while a
+transfer waits. May raise to stop the transfer, which then leaves nothing behind."""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One object below a URL. `path` is relative to that URL, with `/`; a directory that holds
+    nothing is an entry of its own with `is_directory`. `size` in bytes."""
+
+    path: str
+    size: int
+    is_directory: bool = False
+
+
+class Stat(msgspec.Struct, frozen=True):
+    """What lies at a URL. `size` in bytes, None when the system does not tell; `checksum` as
+    `algorithm:hex` when the system offers one; `version` is an ETag or the like."""
+
+    is_directory: bool
+    size: int | None = None
+    checksum: str | None = None
+    version: str | None = None
+
+
+class Storage(Protocol):
+    """One storage system. May be used from several threads at once.
+
+    Errors of every method: StorageNotFound, PermissionDenied, StorageFull, StorageUnavailable
+    (after the system's own retries), UnsupportedUrl for what the system cannot do at all, and
+    StorageError itself for any other refusal; each names the URL without its secrets.
+    """
+
+    @property
+    def has_directories(self) -> bool:
+        """Whether `stat` tells directories from files, and `list` works."""
+        ...
+
+    def check(self, url: str, *, writing: bool) -> None:
+        """Raises UnsupportedUrl or PermissionDenied when `url` may not be read, or written, as far
+        as can be told without a network. For the moment of submission; `get` and `put` check
+        again."""
+        ...
+
+    def stat(self, url: str) -> Stat:
+        """What lies at `url`; raises StorageNotFound."""
+        ...
+
+    def list(self, url: str) -> Iterator[Entry]:
+        """Everything below the directory `url`, recursively, in no promised order. An empty
+        directory has no entries."""
+        ...
+
+    def get(self, url: str, path: Path, progress: Progress | None = None) -> int:
+        """Copy the object to the local file `path`, whose parent exists. Atomic: `path` appears
+        whole, with size and checksum verified, or not at all. Returns bytes written."""
+        ...
+
+    def put(self, path: Path, url: str, progress: Progress | None = None) -> int:
+        """Copy the local file to `url`, replacing what is there. Atomic: no reader sees half an
+        object. Makes directories where the system has them. Returns bytes written."""
+        ...
+
+    def make_directory(self, url: str) -> None:
+        """Make an empty directory at `url` where the system has such a thing; else do nothing."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections. May be called twice; a closed storage may be used again."""
+        ...

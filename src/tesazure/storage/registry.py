@@ -1,0 +1,74 @@
+"""All storage systems there are, chosen by URL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tesazure.errors import UnsupportedUrl
+from tesazure.storage.base import Storage
+from tesazure.storage.file import FileStorage
+from tesazure.storage.urls import redact, scheme_of
+
+
+class Storages:
+    """The storage systems of one process; each is made, and its SDK imported, when first used."""
+
+    def __init__(self, allow_dirs: Sequence[Path], *, allow_private: bool = True) -> None:
+        self._allow_dirs = tuple(allow_dirs)
+        self._allow_private = allow_private
+        self._made: dict[str, Storage] = {}
+        self._lock = threading.Lock()
+        self._by_scheme: dict[str, Callable[[], Storage]] = {
+            "": self._file,
+            "file": self._file,
+            "http": self._http,
+            "https": self._http,
+        }
+
+    def for_url(self, url: str) -> Storage:
+        """The system that serves `url`; raises UnsupportedUrl, which lists those there are."""
+        scheme = scheme_of(url)
+        storage = self._made.get(scheme)
+        return storage or self._make(scheme, url)
+
+    def _make(self, scheme: str, url: str) -> Storage:
+        make = self._by_scheme.get(scheme)
+        if make is None:
+            raise UnsupportedUrl(
+                f"{redact(url)}: no storage system serves {scheme}://; there are"
+                f" {', '.join(self.schemes())}"
+            )
+        with self._lock:
+            same = [s for s, other in self._by_scheme.items() if other == make]
+            if scheme not in self._made:
+                self._made.update(dict.fromkeys(same, make()))
+            return self._made[scheme]
+
+    def check_input(self, url: str) -> None:
+        """Raises UnsupportedUrl or PermissionDenied if `url` can never be read. No network."""
+        self.for_url(url).check(url, writing=False)
+
+    def check_output(self, url: str) -> None:
+        """Raises UnsupportedUrl or PermissionDenied if `url` can never be written. No network."""
+        self.for_url(url).check(url, writing=True)
+
+    def schemes(self) -> list[str]:
+        """What service-info lists as `storage`: a URL per allowed directory, and URL schemes."""
+        remote = [f"{scheme}://" for scheme in self._by_scheme if scheme not in ("", "file")]
+        return [directory.as_uri() for directory in self._allow_dirs] + remote
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        with self._lock:
+            for storage in self._made.values():
+                storage.close()
+
+    def _file(self) -> Storage:
+        return FileStorage(self._allow_dirs)
+
+    def _http(self) -> Storage:
+        from tesazure.storage.http import HttpStorage
+
+        return HttpStorage(allow_private=self._allow_private)

@@ -1,0 +1,86 @@
+"""URLs as TES clients write them: schemes, file paths, joining, and hiding secrets. Pure."""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import quote, unquote_to_bytes, urlsplit
+
+from tesazure.errors import UnsupportedUrl
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_ESCAPED = frozenset({"file", "http", "https", "ftp", "sftp"})
+"""Schemes whose URLs hold percent-encoded paths; s3, gs and az URLs hold keys as they are."""
+
+
+def scheme_of(url: str) -> str:
+    """The URL's scheme in lower case; empty for a bare path."""
+    found = None if url.startswith("/") else _SCHEME.match(url)
+    return found[1].lower() if found else ""
+
+
+def redact(url: str) -> str:
+    """The URL for messages: without user information, query and fragment, any of which may hold a
+    password or a signature. A bare path and a file URL have none of these."""
+    scheme = scheme_of(url)
+    if scheme in ("", "file"):
+        return printable(url)
+    rest = url[len(scheme) + 1 :]
+    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
+    if rest.startswith("//"):
+        authority, slash, path = rest[2:].partition("/")
+        rest = "//" + authority.rpartition("@")[2] + slash + path
+    return printable(f"{url[: len(scheme)]}:{rest}")
+
+
+def printable(name: str) -> str:
+    """A file name for JSON and messages: bytes that are not UTF-8 become U+FFFD."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def file_path(url: str) -> str:
+    """The absolute path meant by a bare path or a file URL (RFC 8089). Raises UnsupportedUrl.
+
+    `?` and `#` are part of a file URL's path: file URLs have no query, and clients do not encode.
+    """
+    path = url
+    if scheme_of(url) == "file":
+        authority, slash, rest = url[len("file:") :].removeprefix("//").partition("/")
+        if not url[len("file:") :].startswith("/"):
+            raise UnsupportedUrl(f"{printable(url)}: a file URL needs an absolute path: file:///…")
+        if authority.lower() not in ("", "localhost"):
+            raise UnsupportedUrl(
+                f"{printable(url)}: names the host {printable(authority)}; only this machine's"
+                " files can be used, as file:///…"
+            )
+        path = os.fsdecode(unquote_to_bytes((slash + rest).encode("utf-8", "surrogateescape")))
+    if not path.startswith("/"):
+        raise UnsupportedUrl(f"{printable(url)}: a path must be absolute: begin it with /")
+    if "\0" in path:
+        raise UnsupportedUrl(f"{printable(url)}: a path cannot hold a NUL character")
+    return path
+
+
+def join(url: str, relative: str) -> str:
+    """The URL of `relative` (a plain name or path) below the directory `url`, before its query."""
+    relative = relative.lstrip("/")
+    scheme = scheme_of(url)
+    if scheme in _ESCAPED:
+        relative = quote(relative.encode("utf-8", "surrogateescape"), safe="/!$&'()*+,;=:@~")
+    if scheme in ("", "file"):
+        return f"{url.rstrip('/')}/{relative}"
+    head, mark, query = url.partition("?")
+    return f"{head.rstrip('/')}/{relative}{mark}{query}"
+
+
+def host_of(url: str) -> str:
+    """The host a URL names, in lower case, without port; raises UnsupportedUrl when there is
+    none."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise UnsupportedUrl(f"{redact(url)}: not a URL: {error}") from None
+    if not host:
+        raise UnsupportedUrl(f"{redact(url)}: names no host")
+    return host

@@ -1,0 +1,1 @@
+"""The durable truth: tasks, their attempts and events, in SQLite or PostgreSQL."""

@@ -1,0 +1,165 @@
+"""The Store Protocol: the durable truth about tasks.
+
+One implementation on SQLAlchemy Core serves SQLite and PostgreSQL. Every write returns only after
+its commit is on disk; writes that arrive together share one commit (group commit). Every write on a
+task is compare-and-set on its version. Raises StoreUnavailable when the database cannot answer now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from tesazure.model import State
+from tesazure.store.records import (
+    Change,
+    ListQuery,
+    NewTask,
+    Page,
+    Queued,
+    Reservation,
+    StateEvent,
+    TaskBrief,
+    TaskRecord,
+    Visibility,
+    Watched,
+)
+
+Choose = Callable[[Sequence[Queued], Reservation], Mapping[str, str]]
+"""Given the queue (oldest first) and what live attempts of the scope reserve together, the tasks to
+place: task id -> key of its new attempt. Pure and quick: runs inside the transaction."""
+
+
+class Store(Protocol):
+    """Tasks, attempts, events, and which server looks after what."""
+
+    async def identity(self) -> str:
+        """Random, made with the database and kept in it: the same for all servers on it."""
+        ...
+
+    async def ping(self) -> None:
+        """Raises StoreUnavailable unless the database can be read and written now."""
+        ...
+
+    async def close(self) -> None:
+        """Finish the writes under way and close. May be called twice."""
+        ...
+
+    # -- what the API needs ---------------------------------------------------------------------
+
+    async def create(self, task: NewTask) -> None:
+        """Make a task durable, QUEUED, with its event. Group commit: the busiest path."""
+        ...
+
+    async def get(self, task_id: str, visibility: Visibility) -> TaskRecord | None:
+        """A task with its attempts; None if there is none or the caller may not see it."""
+        ...
+
+    async def get_brief(self, task_id: str, visibility: Visibility) -> TaskBrief | None:
+        """As `get`, only what a MINIMAL view needs."""
+        ...
+
+    async def list_briefs(self, query: ListQuery) -> Page[TaskBrief]:
+        """A page of tasks, newest first. A page may hold fewer than `limit` items (even none) and
+        still have a next one, when finding more would take too long."""
+        ...
+
+    async def list_records(self, query: ListQuery) -> Page[TaskRecord]:
+        """As `list_briefs`, whole."""
+        ...
+
+    async def request_cancel(self, task_id: str, visibility: Visibility) -> State | None:
+        """QUEUED without an attempt becomes CANCELED at once (by way of CANCELING); other live
+        states become CANCELING; CANCELING and terminal states stay. Returns the state now, None if
+        there is no such task for the caller."""
+        ...
+
+    async def events_after(
+        self, number: int, limit: int, visibility: Visibility, task_ids: Sequence[str] = ()
+    ) -> list[StateEvent]:
+        """State changes with a number above `number`, in order; of the given tasks only, if any."""
+        ...
+
+    async def last_event(self) -> int:
+        """Number of the newest event, 0 if there is none."""
+        ...
+
+    async def wait_for_events(self, after: int, timeout_s: float) -> bool:
+        """Waits until an event above `after` may exist (True), at most `timeout_s`. Immediate for
+        this process's writes, within 100 ms for those of other servers on PostgreSQL."""
+        ...
+
+    async def count_by_state(self) -> dict[State, int]:
+        """Number of tasks in each state. Cheap with a million tasks."""
+        ...
+
+    async def oldest_queued(self) -> float | None:
+        """When the oldest QUEUED task was created, in seconds since the epoch."""
+        ...
+
+    # -- what the scheduler needs ---------------------------------------------------------------
+
+    async def heartbeat(self, server: str, scope: str, lease_s: float) -> None:
+        """Renew this server's lease. Times are the database's. While a server's lease holds, no
+        other server touches the tasks it looks after."""
+        ...
+
+    async def take_over(self, server: str, scope: str) -> int:
+        """Make this server look after all tasks of `scope` whose server's lease has run out, and
+        after terminal ones with an unreleased attempt and CANCELING ones that nobody looks after.
+        Returns how many. Bumps their versions, so that a server that comes back loses."""
+        ...
+
+    async def sign_off(self, server: str) -> None:
+        """End this server's lease now (clean shutdown), so that others take over at once."""
+        ...
+
+    async def place(
+        self, server: str, scope: str, choose: Choose, limit: int, now: float
+    ) -> list[TaskRecord]:
+        """In one transaction, serialised per scope: read up to `limit` QUEUED tasks without a live
+        attempt whose retry time has come, oldest first, and the sum of the reservations of the
+        scope's unreleased attempts; have `choose` choose; commit a new attempt (key, number,
+        started=now, empty log) for each, looked after by this server. Returns those placed."""
+        ...
+
+    async def next_retry(self) -> float | None:
+        """When the first waiting retry may be placed, in seconds since the epoch."""
+        ...
+
+    async def watched(self, server: str) -> list[Watched]:
+        """All tasks this server looks after: those with an attempt and not yet terminal, CANCELING
+        ones, and terminal ones whose newest attempt is not released. One indexed query."""
+        ...
+
+    async def apply(self, change: Change) -> int:
+        """Commit a Change and, if the state changed, its event. Returns the new version. Raises
+        StaleVersion when the version differs, ValueError for an illegal transition. A task that
+        becomes terminal with its attempt released is looked after by nobody from then on; so is
+        one that becomes QUEUED again."""
+        ...
+
+    async def reject(self, task_id: str, version: int, reason: str, now: float) -> None:
+        """End a QUEUED task that can never run: SYSTEM_ERROR, with an attempt entry that holds only
+        this system_logs line. Raises StaleVersion."""
+        ...
+
+    # -- retention ------------------------------------------------------------------------------
+
+    async def discardable(self, scope: str, ended_before: float, limit: int) -> list[TaskRecord]:
+        """Terminal tasks that ended before then, with those of their attempts that are of `scope`,
+        released and not all discarded. Longest ended first."""
+        ...
+
+    async def mark_discarded(self, task_id: str, scope: str | None = None) -> None:
+        """Note that the work files of a task's attempts in `scope` are gone (None: of all)."""
+        ...
+
+    async def forget(self, ended_before: float, limit: int) -> int:
+        """Delete the records of terminal tasks that ended before then and whose attempts are all
+        released and discarded. Returns how many."""
+        ...
+
+    async def prune_events(self, before: float) -> int:
+        """Delete events older than that, keeping the newest. Returns how many."""
+        ...

@@ -1,0 +1,220 @@
+"""Writes on one task: compare-and-set changes, cancellation, rejection."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, update
+
+from tesazure import lifecycle
+from tesazure.errors import StaleVersion
+from tesazure.model import TERMINAL, State, TaskLog
+from tesazure.report import system_line
+from tesazure.store.engine import Prepared
+from tesazure.store.reading import STATES, may_see
+from tesazure.store.records import Change, Visibility
+from tesazure.store.tables import attempts, docs, tasks
+from tesazure.store.transaction import Transaction
+
+_HEAD = Prepared(
+    select(
+        tasks.c.seq,
+        tasks.c.id,
+        tasks.c.state,
+        tasks.c.version,
+        tasks.c.owner,
+        tasks.c.server,
+        tasks.c.attempt,
+        tasks.c.ended,
+        attempts.c.released,
+    )
+    .select_from(
+        tasks.outerjoin(
+            attempts,
+            and_(attempts.c.seq == tasks.c.seq, attempts.c.number == tasks.c.attempt),
+        )
+    )
+    .where(tasks.c.id == bindparam("task_id"))
+)
+_UPDATE_TASK = Prepared(
+    update(tasks)
+    .where(tasks.c.seq == bindparam("of"), tasks.c.version == bindparam("read"))
+    .values(
+        state=bindparam("to"),
+        version=tasks.c.version + 1,
+        server=bindparam("by"),
+        retry_at=bindparam("again"),
+        ended=bindparam("end"),
+    )
+)
+
+
+def _kept(name: str) -> ColumnElement[Any]:
+    """A parameter for which None leaves the column as it is."""
+    column = attempts.c[name]
+    return func.coalesce(bindparam(f"new_{name}", type_=column.type), column)
+
+
+_UPDATE_ATTEMPT = Prepared(
+    update(attempts)
+    .where(attempts.c.seq == bindparam("of"), attempts.c.number == bindparam("at"))
+    .values(
+        log=_kept("log"),
+        seen_events=_kept("seen_events"),
+        handle=_kept("handle"),
+        released=_kept("released"),
+    )
+)
+_END_ATTEMPTS = Prepared(
+    update(attempts).where(attempts.c.seq == bindparam("of")).values(ended=bindparam("end"))
+)
+_UPDATE_DOC = Prepared(
+    update(docs).where(docs.c.seq == bindparam("of")).values(document=bindparam("new"))
+)
+_COUNT_ATTEMPT = Prepared(
+    update(tasks).where(tasks.c.seq == bindparam("of")).values(attempt=bindparam("at"))
+)
+INSERT_ATTEMPT = Prepared(insert(attempts))
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Head(msgspec.Struct):
+    """What a write must know of its task."""
+
+    seq: int
+    id: str
+    state: State
+    version: int
+    owner: str | None
+    server: str | None
+    attempt: int
+    ended: float | None
+    released: bool
+    """Of the newest attempt; true if there is none."""
+
+
+def head(transaction: Transaction, task_id: str) -> Head | None:
+    """The task as it is now; nobody changes it before the commit."""
+    row = transaction.link.row(_HEAD, task_id=task_id)
+    if row is None:
+        return None
+    released = True if row[8] is None else bool(row[8])
+    seq, found_id, state, version, owner, server, attempt, ended = row[:8]
+    return Head(seq, found_id, STATES[state], version, owner, server, attempt, ended, released)
+
+
+def apply(transaction: Transaction, change: Change) -> int:
+    """See Store.apply."""
+    task = _fresh(transaction, change.task_id, change.version)
+    _allowed(task, change)
+    link = transaction.link
+    if _touches_attempt(change):
+        link.run(
+            _UPDATE_ATTEMPT,
+            of=task.seq,
+            at=task.attempt,
+            new_log=change.log,
+            new_seen_events=change.seen_events,
+            new_handle=None if change.handle is None else _encode(change.handle),
+            new_released=change.released,
+        )
+        task.released = task.released if change.released is None else change.released
+    if change.document is not None:
+        link.run(_UPDATE_DOC, of=task.seq, new=change.document)
+    return _advance(transaction, task, change.state, transaction.now(), change.retry_at)
+
+
+def request_cancel(transaction: Transaction, task_id: str, visibility: Visibility) -> State | None:
+    """See Store.request_cancel."""
+    task = head(transaction, task_id)
+    if task is None or not may_see(visibility, task.owner):
+        return None
+    if task.state in TERMINAL or task.state is State.CANCELING:
+        return task.state
+    now = transaction.now()
+    # Without a live attempt nothing of it runs, and nobody would come by to end it.
+    idle = task.state is State.QUEUED and task.released
+    _advance(transaction, task, State.CANCELING, now)
+    if idle:
+        _advance(transaction, task, State.CANCELED, now)
+    return task.state
+
+
+def reject(transaction: Transaction, task_id: str, version: int, reason: str, now: float) -> None:
+    """See Store.reject."""
+    task = _fresh(transaction, task_id, version)
+    if task.state is not State.QUEUED or not task.released:
+        raise ValueError(f"task {task_id} is {task.state} with an attempt: it cannot be rejected")
+    said = datetime.fromtimestamp(now, UTC).isoformat(timespec="microseconds")
+    log = TaskLog(system_logs=[system_line(said.replace("+00:00", "Z"), "error", reason)])
+    number = task.attempt + 1
+    row = (
+        *(task.seq, number, f"{task_id}.{number}.rejected", None, True, True, now, now),
+        *(0.0, 0, 0, 0, None, _encode(log)),
+    )
+    transaction.link.run_many(INSERT_ATTEMPT, [row])
+    transaction.link.run(_COUNT_ATTEMPT, of=task.seq, at=number)
+    _advance(transaction, task, State.SYSTEM_ERROR, now)
+
+
+def _fresh(transaction: Transaction, task_id: str, version: int) -> Head:
+    task = head(transaction, task_id)
+    if task is None:
+        raise StaleVersion(f"task {task_id} is no longer there")
+    if task.version != version:
+        raise StaleVersion(f"task {task_id} has version {task.version}, not {version}")
+    return task
+
+
+def _touches_attempt(change: Change) -> bool:
+    fields = (change.log, change.handle, change.seen_events, change.released)
+    return any(value is not None for value in fields)
+
+
+def _allowed(task: Head, change: Change) -> None:
+    """Raises ValueError for a change that makes no sense."""
+    if change.state is not None:
+        lifecycle.check(task.state, change.state)
+    if task.attempt == 0 and _touches_attempt(change):
+        raise ValueError(f"task {task.id} has no attempt to change")
+    released = task.released if change.released is None else change.released
+    if change.state is State.QUEUED and not released:
+        raise ValueError(f"task {task.id} is queued again before its attempt is released")
+    if change.retry_at is not None and change.state is not State.QUEUED:
+        raise ValueError(f"task {task.id} is given a retry time without being queued")
+
+
+def _advance(
+    transaction: Transaction,
+    task: Head,
+    state: State | None,
+    now: float,
+    retry_at: float | None = None,
+) -> int:
+    """Write the task's row, and the event if its state changes. `task` follows."""
+    new = state or task.state
+    if state is not None:
+        transaction.add_event(task.seq, task.id, task.state, state, now, task.owner)
+        if state in TERMINAL:
+            task.ended = now
+            if task.attempt:
+                transaction.link.run(_END_ATTEMPTS, of=task.seq, end=now)
+    if state is State.QUEUED or (new in TERMINAL and task.released):
+        task.server = None
+    changed = transaction.link.run(
+        _UPDATE_TASK,
+        of=task.seq,
+        read=task.version,
+        to=new.value,
+        by=task.server,
+        again=retry_at,
+        end=task.ended,
+    )
+    if changed != 1:
+        raise AssertionError(f"task {task.id} changed while this process held the write lock")
+    task.state = new
+    task.version += 1
+    return task.version

@@ -1,0 +1,148 @@
+"""Which server looks after what: placement, leases, take-over."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import and_, bindparam, delete, exists, func, insert, null, or_, select, update
+
+from tesazure.model import State, TaskLog
+from tesazure.store.base import Choose
+from tesazure.store.changing import INSERT_ATTEMPT
+from tesazure.store.engine import Prepared
+from tesazure.store.reading import records
+from tesazure.store.records import Queued, Reservation, TaskRecord
+from tesazure.store.tables import UNRELEASED, attempts, servers, tasks
+from tesazure.store.transaction import Transaction
+
+_QUEUE = Prepared(
+    select(
+        tasks.c.seq,
+        tasks.c.id,
+        tasks.c.version,
+        tasks.c.created,
+        tasks.c.cpu_cores,
+        tasks.c.ram_bytes,
+        tasks.c.disk_bytes,
+        tasks.c.attempt,
+    )
+    .where(
+        tasks.c.state == State.QUEUED.value,
+        tasks.c.server.is_(None),
+        or_(tasks.c.retry_at.is_(None), tasks.c.retry_at <= bindparam("now")),
+    )
+    .order_by(tasks.c.seq)
+    .limit(bindparam("most"))
+)
+_RESERVED = Prepared(
+    select(
+        func.coalesce(func.sum(attempts.c.cpu_cores), 0.0),
+        func.coalesce(func.sum(attempts.c.ram_bytes), 0),
+        func.coalesce(func.sum(attempts.c.disk_bytes), 0),
+    ).where(attempts.c.scope == bindparam("scope"), UNRELEASED)
+)
+_LOOK_AFTER = Prepared(
+    update(tasks)
+    .where(tasks.c.seq == bindparam("of"))
+    .values(
+        version=tasks.c.version + 1,
+        server=bindparam("by"),
+        scope=bindparam("where"),
+        attempt=bindparam("at"),
+        retry_at=null(),
+    )
+)
+_EMPTY_LOG = msgspec.json.encode(TaskLog())
+
+_UPDATE_LEASE = Prepared(
+    update(servers)
+    .where(servers.c.id == bindparam("server"))
+    .values(scope=bindparam("where"), lease_until=bindparam("until"))
+)
+_INSERT_LEASE = Prepared(insert(servers))
+_DELETE_LEASE = Prepared(delete(servers).where(servers.c.id == bindparam("server")))
+_DELETE_DEAD = Prepared(
+    delete(servers).where(
+        servers.c.lease_until <= bindparam("now"),
+        ~exists().where(tasks.c.server == servers.c.id),
+    )
+)
+
+_leased = exists().where(servers.c.id == tasks.c.server, servers.c.lease_until > bindparam("now"))
+_TAKE_FROM_OTHERS = Prepared(
+    update(tasks)
+    .where(
+        tasks.c.server.is_not(None),
+        tasks.c.server != bindparam("by"),
+        tasks.c.scope == bindparam("where"),
+        ~_leased,
+    )
+    .values(version=tasks.c.version + 1, server=bindparam("by"))
+)
+_live = select(attempts.c.seq).where(attempts.c.scope == bindparam("where"), UNRELEASED)
+_TAKE_FROM_NOBODY = Prepared(
+    update(tasks)
+    .where(
+        tasks.c.server.is_(None),
+        or_(
+            and_(tasks.c.seq.in_(_live), tasks.c.ended.is_not(None)),
+            and_(
+                tasks.c.state == State.CANCELING.value,
+                or_(tasks.c.scope == bindparam("where"), tasks.c.scope.is_(None)),
+            ),
+        ),
+    )
+    .values(version=tasks.c.version + 1, server=bindparam("by"), scope=bindparam("where"))
+)
+
+
+def place(
+    transaction: Transaction, server: str, scope: str, choose: Choose, limit: int, now: float
+) -> list[TaskRecord]:
+    """See Store.place."""
+    link = transaction.link
+    rows = link.rows(_QUEUE, now=now, most=limit)
+    if not rows:
+        return []
+    queue = [
+        Queued(row[0], row[1], row[2], row[3], Reservation(row[4], row[5], row[6])) for row in rows
+    ]
+    reserved = link.rows(_RESERVED, scope=scope)[0]
+    chosen = choose(queue, Reservation(float(reserved[0]), int(reserved[1]), int(reserved[2])))
+    unknown = chosen.keys() - {task.id for task in queue}
+    if unknown:
+        raise ValueError(f"not in the queue: {', '.join(sorted(unknown))}")
+    placed = [row for row in rows if row[1] in chosen]
+    link.run_many(
+        INSERT_ATTEMPT,
+        [
+            (
+                *(row[0], row[7] + 1, chosen[row[1]], scope, False, False, now, None),
+                *(*row[4:7], 0, None, _EMPTY_LOG),
+            )
+            for row in placed
+        ],
+    )
+    for row in placed:
+        link.run(_LOOK_AFTER, of=row[0], by=server, where=scope, at=row[7] + 1)
+    return records(link, [row[0] for row in placed]) if placed else []
+
+
+def heartbeat(transaction: Transaction, server: str, scope: str, lease_s: float) -> None:
+    """See Store.heartbeat."""
+    until = transaction.now() + lease_s
+    if not transaction.link.run(_UPDATE_LEASE, server=server, where=scope, until=until):
+        transaction.link.run(_INSERT_LEASE, id=server, scope=scope, lease_until=until)
+
+
+def take_over(transaction: Transaction, server: str, scope: str) -> int:
+    """See Store.take_over. Forgets dead servers that look after nothing."""
+    link, now = transaction.link, transaction.now()
+    taken = link.run(_TAKE_FROM_OTHERS, by=server, where=scope, now=now)
+    taken += link.run(_TAKE_FROM_NOBODY, by=server, where=scope)
+    link.run(_DELETE_DEAD, now=now)
+    return taken
+
+
+def sign_off(transaction: Transaction, server: str) -> None:
+    """See Store.sign_off."""
+    transaction.link.run(_DELETE_LEASE, server=server)

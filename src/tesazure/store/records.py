@@ -1,0 +1,145 @@
+"""What the store takes and gives: plain values, no SQL."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import msgspec
+
+from tesazure.lifecycle import Handle
+from tesazure.model import State
+
+T = TypeVar("T")
+
+
+class Visibility(msgspec.Struct, frozen=True):
+    """Whose tasks a caller sees: everybody's, or those of one owner (None: of nobody)."""
+
+    everyone: bool = True
+    owner: str | None = None
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """What a task occupies while an attempt of it lives: cores, and bytes."""
+
+    cpu_cores: float
+    ram_bytes: int
+    disk_bytes: int
+
+
+class NewTask(msgspec.Struct, frozen=True):
+    """One task to be made durable. `document` is the encoded `model.Task`."""
+
+    id: str
+    document: bytes
+    name: str
+    owner: str | None
+    tags: dict[str, str | None]
+    reservation: Reservation
+    max_runtime_s: float
+    notes: list[str]
+    """Warnings for system_logs."""
+    created: float
+    """Seconds since the epoch."""
+
+
+class AttemptRecord(msgspec.Struct, frozen=True):
+    """One attempt. `log` is the encoded `model.TaskLog`. Times in seconds since the epoch."""
+
+    number: int
+    key: str
+    handle: Handle | None
+    released: bool
+    discarded: bool
+    log: bytes
+    seen_events: int
+    started: float
+
+
+class TaskRecord(msgspec.Struct, frozen=True):
+    """One task with all that is kept of it. `version` grows with every write."""
+
+    seq: int
+    id: str
+    state: State
+    version: int
+    owner: str | None
+    created: float
+    document: bytes
+    notes: list[str]
+    attempts: list[AttemptRecord]
+
+
+class TaskBrief(msgspec.Struct, frozen=True):
+    """What a MINIMAL list needs."""
+
+    seq: int
+    id: str
+    state: State
+
+
+class ListQuery(msgspec.Struct, frozen=True):
+    """Filters of a list, all ANDed. Newest first; `before` is the last seq of the page before."""
+
+    limit: int
+    before: int | None = None
+    states: tuple[State, ...] = ()
+    """Empty: any."""
+    name_prefix: str = ""
+    tags: tuple[tuple[str, str], ...] = ()
+    """(key, value); an empty value matches any value of an existing key."""
+    visibility: Visibility = Visibility()
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    """Part of a list. `next_before` is None on the last page."""
+
+    items: list[T]
+    next_before: int | None
+
+
+class StateEvent(msgspec.Struct, frozen=True):
+    """One state change. `number` grows in the order in which changes became visible."""
+
+    number: int
+    task_id: str
+    state: State
+    time: float
+    owner: str | None
+
+
+class Queued(msgspec.Struct, frozen=True):
+    """A task that waits for placement."""
+
+    seq: int
+    id: str
+    version: int
+    created: float
+    reservation: Reservation
+
+
+class Watched(msgspec.Struct, frozen=True):
+    """A task that this server looks after, with its newest attempt (None: it has none)."""
+
+    seq: int
+    id: str
+    state: State
+    version: int
+    max_runtime_s: float
+    attempt: AttemptRecord | None
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One compare-and-set write on a task and its newest attempt. None: unchanged."""
+
+    task_id: str
+    version: int
+    """The version read; another one in the store refuses the change."""
+    state: State | None = None
+    log: bytes | None = None
+    seen_events: int | None = None
+    handle: Handle | None = None
+    released: bool | None = None
+    document: bytes | None = None
+    retry_at: float | None = None
+    """With state QUEUED: not to be placed again before this time."""

@@ -1,0 +1,114 @@
+"""What becomes of finished tasks: their work files, their records, their events."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import bindparam, delete, func, or_, select, update
+
+from tesazure.store.creation import stored_tag
+from tesazure.store.engine import Link, Prepared
+from tesazure.store.reading import STATES, records
+from tesazure.store.records import TaskRecord
+from tesazure.store.tables import UNDISCARDED, UNRELEASED, attempts, docs, events, tags, tasks
+from tesazure.store.transaction import Transaction, last_event
+
+_of_task = attempts.c.seq.in_(select(tasks.c.seq).where(tasks.c.id == bindparam("task_id")))
+_DISCARD = Prepared(update(attempts).where(_of_task).values(discarded=True))
+_DISCARD_IN_SCOPE = Prepared(
+    update(attempts).where(_of_task, attempts.c.scope == bindparam("where")).values(discarded=True)
+)
+_DISCARDABLE = Prepared(
+    select(attempts.c.seq, func.min(attempts.c.ended))
+    .where(
+        attempts.c.scope == bindparam("where"),
+        attempts.c.ended < bindparam("before"),
+        attempts.c.released,
+        UNDISCARDED,
+    )
+    .group_by(attempts.c.seq)
+    .order_by(func.min(attempts.c.ended))
+    .limit(bindparam("most"))
+)
+_kept = select(attempts.c.seq).where(attempts.c.seq == tasks.c.seq, or_(UNRELEASED, UNDISCARDED))
+_FORGETTABLE = Prepared(
+    select(tasks.c.seq, tasks.c.state, docs.c.document)
+    .join_from(tasks, docs, docs.c.seq == tasks.c.seq)
+    .where(tasks.c.ended < bindparam("before"), ~_kept.exists())
+    .order_by(tasks.c.ended)
+    .limit(bindparam("most"))
+)
+_DELETES = tuple(
+    Prepared(delete(table).where(table.c.seq == bindparam("of")))
+    for table in (tasks, docs, attempts)
+)
+_DELETE_TAG = Prepared(
+    delete(tags).where(
+        tags.c.key == bindparam("of_key"),
+        tags.c.value == bindparam("of_value"),
+        tags.c.seq == bindparam("of"),
+    )
+)
+_PRUNE = Prepared(
+    delete(events).where(events.c.number <= bindparam("last"), events.c.time < bindparam("before"))
+)
+_EVENT_FROM = Prepared(
+    select(events.c.number, events.c.time)
+    .where(events.c.number >= bindparam("number"))
+    .order_by(events.c.number)
+    .limit(1)
+)
+_FIRST_EVENT = Prepared(select(func.min(events.c.number)))
+
+
+class _Tagged(msgspec.Struct):
+    """The only part of a document that its deletion needs."""
+
+    tags: dict[str, str | None] | None = None
+
+
+_tags_of = msgspec.json.Decoder(_Tagged).decode
+
+
+def discardable(link: Link, scope: str, ended_before: float, limit: int) -> list[TaskRecord]:
+    """See Store.discardable."""
+    rows = link.rows(_DISCARDABLE, where=scope, before=ended_before, most=limit)
+    return records(link, [row[0] for row in rows], scope)
+
+
+def mark_discarded(transaction: Transaction, task_id: str, scope: str | None) -> None:
+    """See Store.mark_discarded."""
+    if scope is None:
+        transaction.link.run(_DISCARD, task_id=task_id)
+    else:
+        transaction.link.run(_DISCARD_IN_SCOPE, task_id=task_id, where=scope)
+
+
+def forget(transaction: Transaction, ended_before: float, limit: int) -> int:
+    """See Store.forget."""
+    link = transaction.link
+    rows = link.rows(_FORGETTABLE, before=ended_before, most=limit)
+    for seq, state, document in rows:
+        for key, value in (_tags_of(document).tags or {}).items():
+            link.run(_DELETE_TAG, of_key=stored_tag(key), of_value=stored_tag(value or ""), of=seq)
+        for statement in _DELETES:
+            link.run(statement, of=seq)
+        transaction.uncount(STATES[state], 1)
+    return len(rows)
+
+
+def prune_events(transaction: Transaction, before: float, limit: int) -> int:
+    """See Store.prune_events; looks at `limit` events at most. Events are searched by number, as
+    there is no index of their times: those grow with the numbers, up to the clocks' differences."""
+    link = transaction.link
+    row = link.row(_FIRST_EVENT)
+    if row is None or row[0] is None:
+        return 0
+    low, high = row[0], min(last_event(link), row[0] + limit)
+    while low < high:
+        middle = (low + high) // 2
+        found = link.row(_EVENT_FROM, number=middle)
+        if found is not None and found[1] < before:
+            low = min(max(middle + 1, found[0]), high)
+        else:
+            high = middle
+    return link.run(_PRUNE, last=low - 1, before=before)

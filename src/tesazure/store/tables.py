@@ -1,0 +1,163 @@
+"""The tables. Migrations make them; a test holds the two against each other.
+
+`tasks` is narrow, because every state change rewrites its rows; the documents lie apart. Only plain
+column types are used, so that rows pass between driver and Python without conversion.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    literal_column,
+)
+
+metadata = MetaData()
+
+# SQLite makes a column the row's own number only if its type is spelled INTEGER.
+Number = BigInteger().with_variant(Integer(), "sqlite")
+
+# Byte order on both databases: prefix filters are ranges, and must not depend on the locale.
+Ordered = Text().with_variant(Text(collation="C"), "postgresql")
+
+NAME_INDEXED = 128
+"""Characters of a name in its index: PostgreSQL refuses index entries above 2.7 kB."""
+
+tasks = Table(
+    "tasks",
+    metadata,
+    # The number of the event that made the task: grows, is never used again.
+    Column("seq", Number, primary_key=True, autoincrement=False),
+    Column("id", Ordered, nullable=False),
+    Column("state", Ordered, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("owner", Ordered),
+    Column("name", Ordered, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("ended", Double),
+    Column("server", Ordered),  # who looks after it
+    Column("scope", Ordered),  # of the newest attempt
+    Column("retry_at", Double),
+    Column("attempt", Integer, nullable=False),  # number of the newest one, 0: none
+    Column("max_runtime_s", Double, nullable=False),
+    Column("cpu_cores", Double, nullable=False),
+    Column("ram_bytes", BigInteger, nullable=False),
+    Column("disk_bytes", BigInteger, nullable=False),
+    Column("notes", Text),  # JSON array of strings
+    UniqueConstraint("id", name="uq_tasks_id"),
+)
+
+NAME_KEY = func.substr(tasks.c.name, literal_column("1"), literal_column(str(NAME_INDEXED)))
+
+
+def _partial(name: str, table: Table, columns: tuple[str, ...], where: str) -> Index:
+    condition: ColumnElement[bool] = literal_column(where)
+    return Index(
+        name,
+        *(table.c[column] for column in columns),
+        sqlite_where=condition,
+        postgresql_where=condition,
+    )
+
+
+Index("ix_tasks_state", tasks.c.state, tasks.c.seq)
+Index("ix_tasks_name", NAME_KEY, tasks.c.seq)
+_partial("ix_tasks_owner", tasks, ("owner", "seq"), "owner IS NOT NULL")
+_partial("ix_tasks_server", tasks, ("server",), "server IS NOT NULL")
+_partial("ix_tasks_retry", tasks, ("retry_at",), "retry_at IS NOT NULL")
+_partial("ix_tasks_ended", tasks, ("ended",), "ended IS NOT NULL")
+
+docs = Table(
+    "docs",
+    metadata,
+    Column("seq", Number, primary_key=True, autoincrement=False),
+    Column("document", LargeBinary, nullable=False),
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("key", Ordered, nullable=False),
+    Column("value", Ordered, nullable=False),  # a null is stored as ''
+    Column("seq", BigInteger, nullable=False),
+    PrimaryKeyConstraint("key", "value", "seq", name="pk_tags"),
+    sqlite_with_rowid=False,
+)
+Index("ix_tags_key", tags.c.key, tags.c.seq)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("seq", BigInteger, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("key", Ordered, nullable=False),
+    Column("scope", Ordered),  # NULL: it was never to run anywhere
+    Column("released", Boolean, nullable=False),
+    Column("discarded", Boolean, nullable=False),
+    Column("started", Double, nullable=False),
+    Column("ended", Double),  # when the task ended
+    Column("cpu_cores", Double, nullable=False),
+    Column("ram_bytes", BigInteger, nullable=False),
+    Column("disk_bytes", BigInteger, nullable=False),
+    Column("seen_events", Integer, nullable=False),
+    Column("handle", LargeBinary),  # JSON object
+    Column("log", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("seq", "number", name="pk_attempts"),
+    UniqueConstraint("key", name="uq_attempts_key"),
+)
+_partial("ix_attempts_live", attempts, ("scope", "seq"), "NOT released")
+_partial("ix_attempts_kept", attempts, ("scope", "ended"), "NOT discarded AND ended IS NOT NULL")
+
+# As text, because SQLAlchemy writes conditions on booleans otherwise for SQLite, which uses a
+# partial index only for the very words of its definition.
+UNRELEASED: ColumnElement[bool] = literal_column("NOT attempts.released")
+UNDISCARDED: ColumnElement[bool] = literal_column("NOT attempts.discarded")
+
+events = Table(
+    "events",
+    metadata,
+    Column("number", Number, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("task_id", Ordered, nullable=False),
+    Column("state", Ordered, nullable=False),
+    Column("time", Double, nullable=False),
+    Column("owner", Ordered),
+)
+Index("ix_events_seq", events.c.seq, events.c.number)
+
+servers = Table(
+    "servers",
+    metadata,
+    Column("id", Ordered, primary_key=True),
+    Column("scope", Ordered, nullable=False),
+    Column("lease_until", Double, nullable=False),
+)
+
+state_counts = Table(
+    "state_counts",
+    metadata,
+    Column("state", Ordered, primary_key=True),
+    Column("tasks", BigInteger, nullable=False),
+)
+
+pings = Table(
+    "pings",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("time", Double, nullable=False),
+)
+
+identity = Table("identity", metadata, Column("id", Ordered, primary_key=True))
+"""One row: what tells this database from every other one, made with it."""

@@ -1,0 +1,118 @@
+"""Tasks as Nextflow's TES plugin makes them, run by the server. Nextflow itself is not run.
+
+Built from the plugin's source (`TesTaskHandler.newTesTask`, nextflow-io/nextflow 93b818a8): control
+files and patterns in one directory, outputs without a type, and results that Nextflow looks for in
+its own work directory also after a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.clients.conftest import Server, serving
+from tests.service.server import OLD, create, ended, get
+
+WRAPPER = """\
+cd /work
+bash .command.sh > .command.out 2> .command.err
+code=$?
+echo $code > .exitcode
+cat .command.out .command.err
+exit $code
+"""
+
+
+@pytest.fixture
+def server(short_dir: Path) -> Iterator[Server]:
+    """A server whose tasks run in the sandbox: the wrapper needs bash."""
+    with serving(short_dir, "any", local_engine="sandbox") as running:
+        yield running
+
+
+def nextflow_task(work: Path, script: str, reads: Path, outputs: dict[str, str]) -> dict[str, Any]:
+    """One process of a pipeline; `outputs` maps the patterns of its output block to their types."""
+    work.mkdir(parents=True)
+    (work / ".command.sh").write_text(script)
+    (work / ".command.run").write_text(WRAPPER)
+    control = (".command.out", ".command.err", ".command.log", ".exitcode")
+    patterns = [
+        {"path": f"/work/{name}", "type": kind}
+        | ({"path_prefix": "/work", "url": str(work)} if "*" in name else {"url": f"{work}/{name}"})
+        for name, kind in outputs.items()
+    ]
+    command = "bash /work/.command.run 2>&1 | tee /work/.command.log"
+    return {
+        "name": "COUNT (1)",
+        "inputs": [
+            *(
+                {"url": f"{work}/{name}", "path": f"/work/{name}", "type": "FILE"}
+                for name in (".command.sh", ".command.run")
+            ),
+            {"url": str(reads), "path": f"/work/{reads.name}", "type": "FILE"},
+        ],
+        "outputs": [
+            *({"url": f"{work}/{name}", "path": f"/work/{name}"} for name in control),
+            *patterns,
+        ],
+        "resources": {"cpu_cores": 1, "ram_gb": 0.25, "disk_gb": None},
+        "executors": [
+            {
+                "image": "any",
+                "command": ["bash", "-o", "pipefail", "-c", command],
+                "workdir": "/work",
+            }
+        ],
+    }
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    """An HTTP client of the server."""
+    with httpx.Client(base_url=server.url, timeout=30, trust_env=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+def reads(server: Server) -> Path:
+    """An input in the pipeline's launch directory, with a name to be careful with."""
+    path = server.allowed / "sample 1 (é).fa"
+    path.write_text(">a\nACGT\n>b\nGG\n")
+    return path
+
+
+def test_a_process_finds_its_outputs_in_its_work_directory(
+    server: Server, client: httpx.Client, reads: Path
+) -> None:
+    work = server.allowed / "work" / "ab" / "cdef01"
+    script = (
+        "grep -c '>' *.fa; echo one > x.count; echo two > y.count\n"
+        "mkdir -p d1 d2/deep; echo 1 > d1/f; echo 2 > d2/deep/g"
+    )
+    wanted = {"*.count": "FILE", "d*": "DIRECTORY"}
+    task = ended(client, create(client, nextflow_task(work, script, reads, wanted), OLD))
+    assert task["state"] == "COMPLETE", task["logs"]
+    assert (work / ".exitcode").read_text() == "0\n"
+    assert (work / ".command.out").read_text() == (work / ".command.log").read_text() == "2\n"
+    assert [(work / f"{name}.count").read_text() for name in "xy"] == ["one\n", "two\n"]
+    assert (work / "d1" / "f").read_text() == "1\n"
+    assert (work / "d2" / "deep" / "g").read_text() == "2\n"
+
+
+def test_a_failed_process_leaves_its_exit_status_and_messages(
+    server: Server, client: httpx.Client, reads: Path
+) -> None:
+    work = server.allowed / "work" / "00" / "failed"
+    script = "echo half > x.count; echo no such reference >&2; exit 7"
+    wanted = {"*.count": "FILE", "report.html": "FILE"}
+    task_id = create(client, nextflow_task(work, script, reads, wanted), OLD)
+    assert ended(client, task_id)["state"] == "EXECUTOR_ERROR"
+    assert get(client, task_id, prefix=OLD)["logs"][0]["logs"][0]["exit_code"] == 7
+    assert (work / ".exitcode").read_text() == "7\n"
+    assert (work / ".command.err").read_text() == "no such reference\n"
+    assert (work / "x.count").read_text() == "half\n"
+    assert not (work / "report.html").exists()

@@ -1,0 +1,110 @@
+"""Fixtures for all tests: the real services, and what happens where one is missing."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from tests.services import base, session
+from tests.services.docker_engine import DockerEngine
+from tests.services.podman_service import PodmanService
+from tests.services.postgresql import PostgreSQL
+
+
+def pytest_configure() -> None:
+    """Make the directory that this run's services live in."""
+    session.open_session()
+
+
+def pytest_unconfigure() -> None:
+    """Stop this run's services."""
+    session.close_session()
+
+
+def refuse(reason: str) -> NoReturn:
+    """End a test that lacks something: in CI (CI=true) that is a failure, elsewhere a skip."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def shared(kind: type[session.Shared]) -> session.Shared:
+    """The run's instance of a service; a service that is there but broken is an error anywhere."""
+    try:
+        return session.shared(kind)
+    except base.Unavailable as error:
+        refuse(str(error))
+
+
+def image(engine: DockerEngine | PodmanService, name: str) -> str:
+    """Load a test image into an engine."""
+    try:
+        return engine.image(name)
+    except base.Unavailable as error:
+        refuse(str(error))
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> DockerEngine:
+    """A Docker engine: `.url`, `.gateway`, `.image(name)`; shared by all tests of the run."""
+    return shared(DockerEngine)
+
+
+@pytest.fixture(scope="session")
+def podman_engine() -> PodmanService:
+    """Podman's service: `.url`, `.environment`, `.command`, `.image(name)`; shared likewise."""
+    return shared(PodmanService)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> PostgreSQL:
+    """A PostgreSQL cluster, for tests that need several databases; shared likewise."""
+    return shared(PostgreSQL)
+
+
+@pytest.fixture
+def postgres_url(postgresql: PostgreSQL) -> Iterator[str]:
+    """`postgresql://…` of a new, empty database, dropped after the test."""
+    url = postgresql.create_database()
+    yield url
+    postgresql.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def busybox_image(docker_engine: DockerEngine) -> str:
+    """Reference of an image with busybox alone, loaded into `docker_engine`."""
+    return image(docker_engine, "busybox")
+
+
+@pytest.fixture(scope="session")
+def genomics_image(docker_engine: DockerEngine) -> str:
+    """Reference of an image with samtools, bwa, bcftools, bowtie2 and its lambda phage reads."""
+    return image(docker_engine, "genomics")
+
+
+@pytest.fixture(scope="session")
+def python_image(docker_engine: DockerEngine) -> str:
+    """Reference of an image with python3, pip and venv."""
+    return image(docker_engine, "python")
+
+
+@pytest.fixture(scope="session")
+def shared_dir(pytestconfig: pytest.Config) -> Path:
+    """The directory `shared` beside the repository; its absence skips, in CI as well."""
+    directory = pytestconfig.rootpath.parent / "shared"
+    if not directory.is_dir():
+        pytest.skip(f"{directory} is not there")
+    return directory
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A temporary directory with a path short enough for Unix sockets, readable by every user."""
+    with tempfile.TemporaryDirectory(prefix="tz-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)

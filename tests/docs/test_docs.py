@@ -1,0 +1,160 @@
+"""The documentation is up to date, complete, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from scripts import generate_docs
+from tesazure import settings
+from tesazure.cli.exits import Code
+from tesazure.cli.main import app
+from tesazure.lifecycle import TRANSITIONS
+from tesazure.validate import parse_task
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "examples/README.md", *(ROOT / "docs").rglob("*.md")])
+WRITTEN = [page for page in PAGES if page.name not in ("settings.md", "cli.md")]
+
+
+def names(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of a page in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands(script: str) -> Iterator[list[str]]:
+    """The command lines of a shell block."""
+    for line in script.replace("\\\n", " ").splitlines():
+        if line.strip():
+            yield shlex.split(line)
+
+
+def anchors(page: Path) -> set[str]:
+    """What links can point to within a page, by GitHub's rule for headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", generate_docs.pages().items(), ids=lambda item: item[0].name)
+def test_generated_pages_are_up_to_date(page: tuple[Path, str]) -> None:
+    path, text = page
+    assert path.read_text() == text, "run: python -m scripts.generate_docs"
+
+
+def test_every_setting_is_documented_with_its_meaning() -> None:
+    page = (ROOT / "docs/settings.md").read_text()
+    for name in settings.FIELDS:
+        said = settings.help_of(name).text
+        assert said.endswith((".", "…")), f"{name}: its help is a sentence"
+        assert f"| `{name.upper()}` |" in page
+        assert said in page
+
+
+def test_every_verb_and_flag_is_documented() -> None:
+    group: Any = get_command(app)
+    page = (ROOT / "docs/cli.md").read_text()
+    for name, command in group.commands.items():
+        assert f"## tesazure {name}\n" in page
+        for parameter in command.params:
+            assert parameter.help or name == "version", f"{name}: {parameter.name} has no help"
+            for flag in parameter.opts if parameter.param_type_name == "option" else ():
+                assert flag in page
+    for code in Code:
+        assert f"| {code:d} |" in page
+
+
+def test_the_diagram_has_every_transition() -> None:
+    page = (ROOT / "docs/design.md").read_text()
+    for old, following in TRANSITIONS.items():
+        for new in following:
+            assert f"    {old} --> {new}\n" in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_links_resolve(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path) if path else page
+        assert found.exists(), f"{target} leads nowhere"
+        if anchor:
+            assert anchor in anchors(found), f"{target}: no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_shell_blocks_parse(page: Path) -> None:
+    for block in blocks(page, "sh"):
+        subprocess.run(["sh", "-n"], input=block, text=True, check=True, timeout=10)
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=names)
+def test_commands_of_ours_exist_with_their_flags(page: Path) -> None:
+    group: Any = get_command(app)
+    lines = [line for block in blocks(page, "sh") for line in commands(block)]
+    inline = re.findall(r"`(tesazure [^`]+)`", page.read_text())
+    lines += [shlex.split(text.replace("…", "")) for text in inline]
+    for line in lines:
+        if line[0] != "tesazure" or line[1].isupper() or line[1].startswith("-"):
+            continue
+        assert line[1] in group.commands, f"there is no `tesazure {line[1]}`"
+        known = {flag for parameter in group.commands[line[1]].params for flag in parameter.opts}
+        ours = line[: line.index("--")] if "--" in line else line
+        for flag in [word for word in ours[2:] if word.startswith("-")]:
+            assert flag in known | {"--help"}, f"tesazure {line[1]} has no {flag}"
+
+
+def test_make_targets_that_the_readme_names_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`?make (\w+)", (ROOT / "README.md").read_text()):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"there is no `make {target}`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_json_blocks_are_json_and_tasks_are_valid(page: Path) -> None:
+    for block in blocks(page, "json"):
+        document = json.loads(block)
+        if "executors" in document:
+            _, warnings = parse_task(block.encode())
+            assert warnings == []
+
+
+def test_example_tasks_are_valid() -> None:
+    for file in (ROOT / "examples").glob("*.json"):
+        _, warnings = parse_task(file.read_bytes())
+        assert warnings == [], file.name
+
+
+def test_settings_named_in_the_pages_exist() -> None:
+    for page in WRITTEN:
+        for name in re.findall(r"\bAPP_([A-Z_]+)\b", page.read_text()):
+            assert name.lower() in settings.FIELDS, f"{page.name}: there is no APP_{name}"
+        for name in re.findall(r"`([A-Z]+(?:_[A-Z]+)+)(?:=\w+)?`", page.read_text()):
+            known = name.lower() in settings.FIELDS or name.startswith(("EXECUTOR_", "SYSTEM_"))
+            assert known, f"{page.name}: there is no setting {name}"
+
+
+def test_changelog_fragments_have_a_known_kind() -> None:
+    readme = (ROOT / "changelog.d/README.md").read_text()
+    for fragment in (ROOT / "changelog.d").glob("[0-9]*.md"):
+        assert f"`{fragment.name.split('.')[1]}`" in readme
+        assert fragment.read_text().strip()
+
+
+def test_the_licence_is_the_one_that_the_readme_names() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["license"] == "Apache-2.0"
+    assert "Apache 2.0" in (ROOT / "README.md").read_text()

@@ -1,0 +1,67 @@
+"""Two servers on one PostgreSQL are one service: ids, tokens, events and texts go across."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.service.server import TES, create, ended, get, start_server, task, until
+from tests.service.test_api_streams import LIFE, Listener
+
+pytestmark = pytest.mark.postgres
+
+
+def test_two_servers_are_one_service(postgres_url: str, tmp_path: Path) -> None:
+    with (
+        start_server(tmp_path / "a", database_url=postgres_url) as first,
+        start_server(tmp_path / "b", database_url=postgres_url, scheduler="false") as second,
+        first.client() as a,
+        second.client() as b,
+    ):
+        listener = Listener(b, "/api/v1/events")
+        task_id = create(b, task(name="näme", tags={"k": None, "ü": "%_"}))
+        assert ended(a, task_id)["state"] == "COMPLETE"
+        assert get(b, task_id)["tags"] == {"k": None, "ü": "%_"}
+        until(lambda: listener.states(task_id) == LIFE)
+
+        ids = [create(a, task(name=f"page-{i}")) for i in range(5)]
+        query = {"name_prefix": "page-", "page_size": "2"}
+        found = a.get(f"{TES}/tasks", params=query).json()
+        token = found["next_page_token"]
+        rest = b.get(f"{TES}/tasks", params={"page_token": token}).json()
+        assert [item["id"] for item in [*found["tasks"], *rest["tasks"]]] == ids[::-1]
+
+        for odd in ("name_prefix=%00", "tag_key=%00", "tag_key=a&tag_value=%00"):
+            assert b.get(f"{TES}/tasks?{odd}").status_code == 400
+        for odd in ("name_prefix=%ff%fe", "tag_key=%ff", "name_prefix=%25'%22\\"):
+            assert b.get(f"{TES}/tasks?{odd}").json()["tasks"] == []
+        assert "secret" not in first.log.read_text()
+
+
+def test_cut_connections_are_a_503_at_most_and_come_back(postgres_url: str, tmp_path: Path) -> None:
+    psycopg = pytest.importorskip("psycopg")
+    with (
+        start_server(tmp_path, database_url=postgres_url) as server,
+        server.client() as client,
+    ):
+        before = create(client)
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and pid <> pg_backend_pid()"
+            )
+        began = time.monotonic()
+
+        def works() -> bool:
+            reply: httpx.Response = client.post(f"{TES}/tasks", json=task())
+            assert reply.status_code in (200, 503), reply.text
+            if reply.status_code == 503:
+                assert int(reply.headers["retry-after"]) > 0
+            return reply.status_code == 200
+
+        until(works)
+        assert time.monotonic() - began < 10
+        assert ended(client, before)["state"] == "COMPLETE"

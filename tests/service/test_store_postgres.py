@@ -1,0 +1,193 @@
+"""The store on PostgreSQL: plans, restarts, several servers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tesazure.errors import ConfigurationError, StoreUnavailable
+from tesazure.model import State
+from tesazure.store import filters
+from tesazure.store.engine import Database, Prepared
+from tesazure.store.records import ListQuery, Visibility
+from tesazure.store.sql_store import open_store
+from tests.contract.store_tasks import ALL, created, listed, new_task
+from tests.services.base import free_port
+from tests.services.postgresql import PostgreSQL
+
+pytestmark = pytest.mark.postgres
+
+OPEN = """
+import asyncio, sys
+from tesazure.store.sql_store import open_store
+
+async def main():
+    store = await open_store(sys.argv[1])
+    await store.ping()
+    await store.close()
+
+sys.stdin.read()
+asyncio.run(main())
+"""
+
+
+def test_several_servers_open_a_new_database_at_once(postgres_url: str) -> None:
+    root = Path(__file__).parents[2]
+    environ = {**os.environ, "PYTHONPATH": str(root / "src")}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPEN, postgres_url],
+            env=environ,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    for process in processes:
+        assert process.stderr is not None
+        error = process.stderr.read()
+        assert process.wait(timeout=60) == 0, error
+
+
+async def test_a_restart_of_the_database_is_survived(short_dir: Path) -> None:
+    with PostgreSQL(short_dir / "pg") as cluster:
+        store = await open_store(cluster.create_database())
+        kept = [new_task() for _ in range(20)]
+        await asyncio.gather(*map(store.create, kept))
+        await store.list_briefs(ListQuery(limit=5))
+        cluster.restart(mode="immediate")
+        # The connections are all dead, but nothing was under way: nobody notices.
+        assert len(await listed(store, ListQuery(limit=5))) == 20
+        await created(store)
+        cluster.stop()
+        for attempt in (store.ping(), store.create(new_task()), store.get(kept[0].id, ALL)):
+            with pytest.raises(StoreUnavailable) as caught:
+                await attempt
+            assert "postgresql://postgres@127.0.0.1" in str(caught.value)
+        await store.close()
+
+
+async def test_a_server_that_cannot_be_reached_is_named_without_its_password() -> None:
+    url = f"postgresql://me:s3cret@127.0.0.1:{free_port()}/tes"
+    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1") as caught:
+        await open_store(url)
+    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in repr(caught.value.__cause__)
+
+
+async def test_a_url_that_is_none_is_refused_without_its_password() -> None:
+    with pytest.raises(ConfigurationError, match="postgresql://user:password@host/name") as caught:
+        await open_store("postgresql://me:s3cret@host:port/x")
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_a_commit_that_fails_fails_all_of_it_and_nothing_else(postgres_url: str) -> None:
+    store = await open_store(postgres_url)
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION 'no commit today'; END $$"
+        )
+        connection.execute(
+            "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON tasks DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW WHEN (NEW.name = 'poison') EXECUTE FUNCTION refuse()"
+        )
+    tasks = [new_task(), new_task(name="poison"), new_task()]
+    results = await asyncio.gather(*map(store.create, tasks), return_exceptions=True)
+    assert [type(result) for result in results] == [StoreUnavailable] * 3
+    assert "no commit today" in str(results[0])
+    assert (await store.count_by_state())[State.QUEUED] == 0
+    await created(store)
+    assert (await store.count_by_state())[State.QUEUED] == 1
+    await store.close()
+
+
+@pytest.mark.slow
+async def test_a_stuck_server_does_not_stop_the_others(postgres_url: str) -> None:
+    store = await open_store(postgres_url)
+    stuck = Database(postgres_url).open_writer()
+    Database(postgres_url).begin(stuck, wait=True)
+    began = time.monotonic()
+    task = new_task()
+    try:
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    await store.create(task)
+                    break
+                except StoreUnavailable:
+                    assert time.monotonic() - began < 40
+    finally:
+        stuck.close()
+    assert await store.get(task.id, ALL) is not None
+    await store.close()
+
+
+async def test_lists_use_the_indexes(postgres_url: str) -> None:
+    store = await open_store(postgres_url)
+    for first in range(0, 20_000, 1000):
+        await asyncio.gather(
+            *(
+                store.create(
+                    new_task(
+                        name=f"{'align' if n % 2 else 'call'}-{n}",
+                        tags={"parity": str(n % 2), "batch": str(n // 100)},
+                        owner="bob" if n % 100 else "ann",
+                    )
+                )
+                for n in range(first, first + 1000)
+            )
+        )
+    gone = await store.list_briefs(ListQuery(limit=50))
+    for brief in gone.items:
+        await store.request_cancel(brief.id, ALL)
+    await store.close()
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("ANALYZE")
+    database = Database(postgres_url)
+    link = database.open_reader()
+    queries = [
+        (ListQuery(limit=256), "tasks_pkey"),
+        (ListQuery(limit=256, states=(State.CANCELED,)), "ix_tasks_state"),
+        (ListQuery(limit=256, tags=(("batch", "7"),)), "pk_tags"),
+        (ListQuery(limit=256, tags=(("parity", ""),)), "ix_tags_key"),
+        (
+            ListQuery(limit=256, visibility=Visibility(everyone=False, owner="ann")),
+            "ix_tasks_owner",
+        ),
+    ]
+    for query, index in queries:
+        found, values = filters.filters(query)
+        stream = found[0] if found else filters.Stream()
+        assert isinstance(stream, filters.Stream)
+        values |= {"before": 2**62, "most": 257, "floor": 0, "wanted": 257}
+        for statement in (filters.probe(stream), filters.walk(stream, ())):
+            plan = _plan(database, link.driver, statement, values)
+            assert index in plan, plan
+            assert "Seq Scan" not in plan, plan
+    [name], values = filters.filters(ListQuery(limit=256, name_prefix="call-100"))
+    assert isinstance(name, filters.Name)
+    values |= {"before": 2**62, "most": 257, "wanted": 257}
+    for statement in (filters.count(name), filters.sift(name, ())):
+        assert "ix_tasks_name" in _plan(database, link.driver, statement, values)
+    link.close()
+
+
+def _plan(
+    database: Database, driver: object, statement: Prepared, values: dict[str, object]
+) -> str:
+    text, names, constants = statement.on(database.dialect)
+    bound = {**constants, **values}
+    assert isinstance(driver, psycopg.Connection)
+    rows = driver.execute(f"EXPLAIN {text}", [bound[name] for name in names]).fetchall()
+    return "\n".join(str(row[0]) for row in rows)

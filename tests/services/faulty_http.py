@@ -1,0 +1,290 @@
+"""An HTTP server that breaks in every way that servers and networks break, by a seed."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import random
+import select
+import socket
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+FAULTS = (
+    "reset",
+    "cut",
+    "cut_chunked",
+    "stall",
+    "delay",
+    "announce_less",
+    "announce_more",
+    "corrupt",
+    "status_408",
+    "status_429",
+    "status_500",
+    "status_502",
+    "status_503",
+    "status_504",
+    "ignore_range",
+    "wrong_range",
+    "change",
+    "change_but_206",
+)
+
+
+class Served:
+    """One object. `versions` grows when the object changes; the last one is what it now is."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.version = 1
+        self.faults_in_a_row = 0
+
+    @property
+    def etag(self) -> str:
+        """A strong ETag of the present version."""
+        return f'"v{self.version}"'
+
+
+class FaultyHttp:
+    """Serves objects by GET and HEAD with Range and If-Range, on loopback, as a context manager.
+
+    Each GET fails with `rate` probability in one of `faults`, but an object never more than
+    `in_a_row` times without serving it rightly once. Every whole response carries Repr-Digest,
+    without which no client can notice a wrong Content-Length. What was done wrong is counted in
+    `done`, what was asked for is kept in `requests` as (method, path, headers). `answers` are
+    functions for special paths. `stall_s` is the longest that a stalled response is held.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        rate: float = 0,
+        faults: tuple[str, ...] = FAULTS,
+        in_a_row: int = 4,
+        stall_s: float = 10,
+    ) -> None:
+        self.rate = rate
+        self.faults = faults
+        self.in_a_row = in_a_row
+        self.stall_s = stall_s
+        self.seed = seed
+        self.objects: dict[str, Served] = {}
+        self.answers: dict[str, Callable[[Handler], None]] = {}
+        self.done: Counter[str] = Counter()
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.asked = threading.Event()
+        self.lock = threading.Lock()
+        self.closing = threading.Event()
+        self._randoms: dict[str, random.Random] = {}
+        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._server.owner = self
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(10)
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        port: int = self._server.server_address[1]
+        return port
+
+    def url(self, path: str) -> str:
+        """URL of an absolute path."""
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def add(self, path: str, content: bytes) -> str:
+        """Serve `content` at a path; its URL."""
+        self.objects[path] = Served(content)
+        return self.url(path)
+
+    def random_of(self, path: str) -> random.Random:
+        """Chance for one path, the same in every run whatever the threads do."""
+        return self._randoms.setdefault(path, random.Random(f"{self.seed} {path}"))
+
+    def next_fault(self, path: str, served: Served, ranged: bool) -> str:
+        """What is to go wrong with the next GET of an object; empty: nothing."""
+        with self.lock:
+            chance = self.random_of(path)
+            fault = chance.choice(self.faults) if chance.random() < self.rate else ""
+            if fault in ("ignore_range", "wrong_range", "change_but_206") and not ranged:
+                fault = "cut"
+            if served.faults_in_a_row >= self.in_a_row:
+                fault = ""
+            served.faults_in_a_row = served.faults_in_a_row + 1 if fault else 0
+            if fault:
+                self.done[fault] += 1
+            return fault
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+    owner: FaultyHttp
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that goes away is no news."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+        """Silent."""
+
+    def do_HEAD(self) -> None:
+        """Answer without a body; never at fault."""
+        self._answer()
+
+    def do_GET(self) -> None:
+        """Answer, in one of the ways that are wrong when it is time for one."""
+        self._answer()
+
+    def _answer(self) -> None:
+        owner = self.server.owner
+        path = unquote(urlsplit(self.path).path)
+        owner.requests.append((self.command, self.path, dict(self.headers.items())))
+        owner.asked.set()
+        if path in owner.answers:
+            owner.answers[path](self)
+            return
+        served = owner.objects.get(path)
+        if served is None:
+            self.send_plain(404)
+            return
+        ranged = "Range" in self.headers
+        fault = owner.next_fault(path, served, ranged) if self.command == "GET" else ""
+        if fault.startswith("status_"):
+            self.send_plain(int(fault.removeprefix("status_")), {"Retry-After": "3600"})
+            return
+        if fault == "reset":
+            self.break_off()
+            return
+        start = self._range_start(served)
+        if fault == "change_but_206":
+            self._change(path, served)
+        self._send_object(path, served, start, fault)
+        if fault == "change":
+            self._change(path, served)
+
+    def _range_start(self, served: Served) -> int | None:
+        """First byte asked for, None for the whole object (RFC 9110, 13.1.5)."""
+        asked = self.headers.get("Range", "")
+        if not asked.startswith("bytes="):
+            return None
+        if self.headers.get("If-Range", served.etag) != served.etag:
+            return None
+        return int(asked.removeprefix("bytes=").partition("-")[0])
+
+    def _change(self, path: str, served: Served) -> None:
+        owner = self.server.owner
+        with owner.lock:
+            size = owner.random_of(path).randrange(1, 2 * len(served.content) + 2)
+            served.content = owner.random_of(path).randbytes(size)
+            served.version += 1
+
+    def _send_object(self, path: str, served: Served, start: int | None, fault: str) -> None:
+        content = served.content
+        chance = self.server.owner.random_of(path)
+        if fault == "ignore_range":
+            start = None
+        if start is not None and fault == "wrong_range":
+            start = max(0, start - 1)
+        if start is not None and start >= len(content):
+            self.send_plain(416, {"Content-Range": f"bytes */{len(content)}"})
+            return
+        body = content if start is None else content[start:]
+        announced = len(body)
+        if fault == "announce_less":
+            announced = chance.randrange(len(body)) if body else 0
+        if fault == "announce_more":
+            announced += chance.randrange(1, 5000)
+        self.send_response(200 if start is None else 206)
+        if start is not None:
+            total = start + announced
+            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+        self.send_header("ETag", served.etag)
+        checksum = base64.b64encode(hashlib.sha256(content).digest()).decode()
+        self.send_header("Repr-Digest", f"sha-256=:{checksum}:")
+        if fault == "cut_chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(announced))
+        self.end_headers()
+        if self.command == "GET":
+            self._send_body(body, fault, chance)
+
+    def _send_body(self, body: bytes, fault: str, chance: random.Random) -> None:
+        part = body[: chance.randrange(len(body) + 1)]
+        if fault in ("cut", "change", "change_but_206"):
+            self.write(part)
+            self.break_off()
+        elif fault == "cut_chunked":
+            self.write(b"%x\r\n" % (len(part) + 1) + part)
+            self.break_off()
+        elif fault == "stall":
+            self.write(part)
+            self.wait_for_client()
+        elif fault == "delay":
+            self.write(part)
+            time.sleep(0.02)
+            self.write(body[len(part) :])
+        elif fault == "corrupt" and body:
+            place = chance.randrange(len(body))
+            self.write(body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :])
+        else:
+            self.write(body)
+            if fault.startswith("announce"):
+                self.close_connection = True
+
+    def send_plain(self, status: int, headers: dict[str, str] | None = None) -> None:
+        """A response without a body."""
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to a client that may be gone."""
+        with contextlib.suppress(OSError):
+            self.wfile.write(data)
+            self.wfile.flush()
+
+    def break_off(self) -> None:
+        """Close the connection, half of the time with a reset."""
+        self.close_connection = True
+        if zlib.crc32(self.path.encode()) % 2:
+            linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        else:
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+    def wait_for_client(self) -> None:
+        """Send nothing more until the client goes away."""
+        self.close_connection = True
+        deadline = time.monotonic() + self.server.owner.stall_s
+        while time.monotonic() < deadline and not self.server.owner.closing.is_set():
+            readable, _, _ = select.select([self.connection], [], [], 0.05)
+            if readable:
+                return

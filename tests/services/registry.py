@@ -1,0 +1,134 @@
+"""A container registry for tests, on loopback over plain HTTP, which Docker allows there.
+
+Source: the OCI Distribution Specification, "Pull". Every repository holds the same image.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Self
+
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+CONFIG = "application/vnd.docker.container.image.v1+json"
+LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+
+_PIECE = 16 * 1024
+_PAUSE_S = 0.25
+
+
+class Registry:
+    """As a context manager. Repositories by name: `missing/…` is not there, `private/…` is refused,
+    `flaky/…` ends the first connection without an answer, `slow/…` sends its layer in small pieces
+    until `go_on` is set; any other one is well."""
+
+    def __init__(self, layer: Path) -> None:
+        """`layer`: tar file of the image's only layer."""
+        content = layer.read_bytes()
+        packed = gzip.compress(content, 1)
+        config = json.dumps(
+            {
+                "architecture": "amd64",
+                "os": "linux",
+                "config": {},
+                "rootfs": {"type": "layers", "diff_ids": [_digest(content)]},
+            }
+        ).encode()
+        self.manifest = json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "config": _describe(CONFIG, config),
+                "layers": [_describe(LAYER, packed)],
+            }
+        ).encode()
+        self.blobs = {_digest(blob): blob for blob in (packed, config)}
+        self.layer = _digest(packed)
+        self.go_on = threading.Event()
+        self.asked: list[str] = []
+        """Paths of all requests."""
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.host = f"127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.go_on.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        registry = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                registry.answer(self)
+
+            def do_HEAD(self) -> None:
+                registry.answer(self)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                """Say nothing."""
+
+        return Handler
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer a GET or HEAD."""
+        path = request.path
+        seen = path in self.asked
+        self.asked.append(path)
+        kind = path.removeprefix("/v2/").partition("/")[0]
+        if kind == "flaky" and not seen and "/manifests/" in path:
+            request.close_connection = True
+        elif kind == "private":
+            request.send_response(401)
+            request.send_header("WWW-Authenticate", 'Basic realm="test"')
+            self._error(request, "UNAUTHORIZED", "authentication required")
+        elif path == "/v2/":
+            request.send_response(200)
+            self._body(request, "application/json", b"{}")
+        elif "/manifests/" in path and kind != "missing":
+            request.send_response(200)
+            request.send_header("Docker-Content-Digest", _digest(self.manifest))
+            self._body(request, MANIFEST, self.manifest)
+        elif (blob := self.blobs.get(path.rpartition("/")[2])) is not None:
+            request.send_response(200)
+            slow = kind == "slow" and path.endswith(self.layer)
+            self._body(request, "application/octet-stream", blob, slow=slow)
+        else:
+            request.send_response(404)
+            self._error(request, "MANIFEST_UNKNOWN", "manifest unknown")
+
+    def _error(self, request: BaseHTTPRequestHandler, code: str, message: str) -> None:
+        body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
+        self._body(request, "application/json", body)
+
+    def _body(
+        self, request: BaseHTTPRequestHandler, kind: str, body: bytes, *, slow: bool = False
+    ) -> None:
+        request.send_header("Content-Type", kind)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        if request.command == "HEAD":
+            return
+        for start in range(0, len(body), _PIECE):
+            request.wfile.write(body[start : start + _PIECE])
+            if slow:
+                self.go_on.wait(_PAUSE_S)
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _describe(kind: str, blob: bytes) -> dict[str, object]:
+    return {"mediaType": kind, "size": len(blob), "digest": _digest(blob)}

@@ -1,0 +1,103 @@
+"""The test services themselves work, and leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+
+import docker
+import psycopg
+import pytest
+
+from tests.services import base, session
+from tests.services.docker_engine import DockerEngine
+from tests.services.podman_service import PodmanService
+from tests.services.postgresql import PostgreSQL
+
+
+def output(url: str, image: str, *argv: str) -> str:
+    """What a command prints in a container."""
+    with contextlib.closing(docker.DockerClient(url)) as client:
+        printed: bytes = client.containers.run(image, list(argv), remove=True)
+    return printed.decode()
+
+
+@pytest.mark.docker
+def test_docker_runs_busybox(docker_engine: DockerEngine, busybox_image: str) -> None:
+    assert output(docker_engine.url, busybox_image, "echo", "hello") == "hello\n"
+
+
+@pytest.mark.docker
+def test_images_carry_their_configuration(docker_engine: DockerEngine) -> None:
+    entrypoint, configured = map(docker_engine.image, ("entrypoint", "configured"))
+    assert output(docker_engine.url, entrypoint, "echo", "x") == "entrypoint ran\nx\n"
+    script = 'id -u; pwd; echo "$FROM_IMAGE"'
+    assert output(docker_engine.url, configured, "sh", "-c", script) == "1000\n/srv\nyes\n"
+
+
+@pytest.mark.docker
+def test_containers_reach_this_machine(docker_engine: DockerEngine, busybox_image: str) -> None:
+    command = ("ping", "-c", "1", docker_engine.gateway)
+    assert "1 packets received" in output(docker_engine.url, busybox_image, *command)
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_genomics_image_has_its_tools(docker_engine: DockerEngine, genomics_image: str) -> None:
+    assert output(docker_engine.url, genomics_image, "samtools", "--version").startswith("samtools")
+    for tool in ("bwa", "bcftools", "bowtie2", "seqtk"):
+        assert output(docker_engine.url, genomics_image, "which", tool) == f"/usr/bin/{tool}\n"
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_an_engine_of_ones_own_leaves_nothing(docker_engine: DockerEngine, short_dir: Path) -> None:
+    with DockerEngine(short_dir / "docker") as own:
+        if own.offered is not None:
+            pytest.skip("DOCKER_HOST offers an engine, so none is started")
+        with contextlib.closing(docker.DockerClient(own.url)) as client:
+            client.containers.run(own.image("busybox"), ["sleep", "600"], detach=True)
+        bridge = (own.root / "bridge").read_text()
+        assert own.gateway != docker_engine.gateway
+    assert not own.root.exists()
+    assert not Path("/sys/class/net", bridge).exists()
+    assert not list(base.processes_naming(own.root))
+
+
+@pytest.mark.podman
+def test_podman_runs_busybox(podman_engine: PodmanService) -> None:
+    image = podman_engine.image("busybox")
+    assert output(podman_engine.url, image, "echo", "hello") == "hello\n"
+    command = [*podman_engine.command, "run", "--rm", "--network=none", image, "echo", "again"]
+    environment = {**os.environ, **podman_engine.environment}
+    assert subprocess.check_output(command, env=environment, text=True) == "again\n"
+
+
+@pytest.mark.postgres
+def test_postgresql_gives_each_test_a_database(postgresql: PostgreSQL, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as connection:
+        assert connection.execute("select 1").fetchone() == (1,)
+        assert connection.execute("show fsync").fetchone() == ("on",)
+    other = postgresql.create_database()
+    assert other != postgres_url
+    postgresql.drop_database(other)
+
+
+def test_a_refusal_is_remembered(monkeypatch: pytest.MonkeyPatch, short_dir: Path) -> None:
+    class Refusing(PostgreSQL):
+        """A service that cannot be had, and counts how often it was asked."""
+
+        asked = 0
+
+        def start(self) -> None:
+            Refusing.asked += 1
+            raise base.Unavailable("not on this machine")
+
+    monkeypatch.setenv(session.VARIABLE, str(short_dir))
+    for _ in range(2):
+        with pytest.raises(base.Unavailable, match="not on this machine"):
+            session.shared(Refusing)
+    assert Refusing.asked == 1

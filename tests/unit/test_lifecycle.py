@@ -1,0 +1,436 @@
+"""The life of a task: each case by name, then every combination of facts and observations."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tesazure.lifecycle import (
+    TRANSITIONS,
+    Action,
+    Advance,
+    Attempt,
+    Cancel,
+    Facts,
+    Observation,
+    Phase,
+    Policy,
+    Reclaim,
+    Release,
+    Retry,
+    Submit,
+    check,
+    decide,
+)
+from tesazure.model import TERMINAL, State
+from tesazure.report import Ended, Report
+
+NOW = 1_000_000.0
+HANDLE = {"dir": "/somewhere"}
+POLICY = Policy(max_retries=2, retry_delay_s=1.5, grace_s=60, cancel_grace_s=30)
+ALIVE = (Phase.PENDING, Phase.RUNNING)
+
+
+def facts(state: State, *, attempt: bool = True, **changes: object) -> Facts:
+    """A task in `state`, by default with a first attempt that was submitted 10 s ago."""
+    fields = {"number": 1, "key": "k", "started": NOW - 10, "handle": HANDLE, "released": False}
+    own = {name: value for name, value in changes.items() if name not in fields}
+    fields |= {name: value for name, value in changes.items() if name in fields}
+    newest = Attempt(**fields) if attempt else None  # type: ignore[arg-type]
+    base = {"task_id": "t", "state": state, "max_runtime_s": 0.0, "attempt": newest}
+    return Facts(**(base | own))  # type: ignore[arg-type]
+
+
+def report(
+    ended: State | None = None, *, events: int = 5, executor: bool = False, retryable: bool = False
+) -> Report:
+    """A report of some events."""
+    end = Ended(time="T", state=ended, reason="why", retryable=retryable) if ended else None
+    return Report(events=events, started=events > 0, executor_started=executor, ended=end)
+
+
+def seen(phase: Phase, of: Report | None = None, reason: str = "") -> Observation:
+    """An observation."""
+    return Observation(phase, report(events=0) if of is None else of, reason)
+
+
+def test_every_state_that_a_task_can_be_in_has_its_row() -> None:
+    reachable = {State.QUEUED}
+    while True:
+        more = reachable.union(*(TRANSITIONS[state] for state in reachable))
+        if more == reachable:
+            break
+        reachable = more
+    assert reachable == set(TRANSITIONS)
+    assert {state for state, after in TRANSITIONS.items() if not after} == TERMINAL
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(State, State)))
+def test_check_allows_what_the_table_has(old: State, new: State) -> None:
+    if new in TRANSITIONS.get(old, ()):
+        check(old, new)
+    else:
+        with pytest.raises(ValueError, match="illegal transition"):
+            check(old, new)
+
+
+def test_a_placed_attempt_is_submitted() -> None:
+    assert decide(facts(State.QUEUED, handle=None), None, NOW, POLICY) == [Submit("k")]
+    assert decide(facts(State.INITIALIZING, handle=None), None, NOW, POLICY) == [Submit("k")]
+
+
+def test_a_queued_task_without_a_live_attempt_waits_for_placement() -> None:
+    assert decide(facts(State.QUEUED, attempt=False), None, NOW, POLICY) == []
+    assert decide(facts(State.QUEUED, released=True), None, NOW, POLICY) == []
+
+
+@pytest.mark.parametrize("state", [State.INITIALIZING, State.RUNNING, State.CANCELING])
+def test_nothing_is_done_about_what_was_not_seen(state: State) -> None:
+    assert decide(facts(state), None, NOW, POLICY) == []
+
+
+def test_a_live_task_without_an_attempt_is_a_fault() -> None:
+    with pytest.raises(ValueError, match="without an attempt"):
+        decide(facts(State.RUNNING, attempt=False), None, NOW, POLICY)
+
+
+@pytest.mark.parametrize("phase", ALIVE)
+def test_news_are_committed_once(phase: Phase) -> None:
+    told = report(events=4)
+    assert decide(facts(State.INITIALIZING), seen(phase, told), NOW, POLICY) == [
+        Advance(None, told)
+    ]
+    known = facts(State.INITIALIZING, seen_events=4)
+    assert decide(known, seen(phase, told), NOW, POLICY) == []
+
+
+def test_running_begins_with_the_first_executor() -> None:
+    told = report(executor=True)
+    assert decide(facts(State.INITIALIZING), seen(Phase.RUNNING, told), NOW, POLICY) == [
+        Advance(State.RUNNING, told)
+    ]
+
+
+@pytest.mark.parametrize("phase", [*ALIVE, Phase.EXITED, Phase.PREEMPTED, Phase.MISSING])
+@pytest.mark.parametrize("end", [State.COMPLETE, State.EXECUTOR_ERROR, State.SYSTEM_ERROR])
+def test_the_report_decides_the_end_whatever_the_backend_says(phase: Phase, end: State) -> None:
+    told = report(end, executor=True)
+    assert decide(facts(State.RUNNING), seen(phase, told), NOW, POLICY) == [
+        Advance(end, told),
+        Release(HANDLE),
+    ]
+
+
+@pytest.mark.parametrize("end", [State.COMPLETE, State.EXECUTOR_ERROR, State.SYSTEM_ERROR])
+def test_a_task_that_ended_unseen_passes_running_if_an_executor_ran(end: State) -> None:
+    told = report(end, executor=True)
+    assert decide(facts(State.INITIALIZING), seen(Phase.EXITED, told), NOW, POLICY) == [
+        Advance(State.RUNNING),
+        Advance(end, told),
+        Release(HANDLE),
+    ]
+
+
+def test_a_task_whose_inputs_failed_never_was_running() -> None:
+    told = report(State.SYSTEM_ERROR)
+    assert decide(facts(State.INITIALIZING), seen(Phase.EXITED, told), NOW, POLICY) == [
+        Advance(State.SYSTEM_ERROR, told),
+        Release(HANDLE),
+    ]
+
+
+def test_an_end_that_is_none_is_a_system_error() -> None:
+    told = report(State.QUEUED)
+    said = ("the runner reported an end that is none: QUEUED",)
+    assert decide(facts(State.RUNNING), seen(Phase.EXITED, told), NOW, POLICY) == [
+        Advance(State.SYSTEM_ERROR, told, said),
+        Release(HANDLE),
+    ]
+
+
+LOSSES = [
+    (Phase.EXITED, "the runner died before it finished", State.SYSTEM_ERROR),
+    (Phase.MISSING, "the backend no longer knows the attempt", State.SYSTEM_ERROR),
+    (Phase.PREEMPTED, "preempted", State.PREEMPTED),
+]
+
+
+@pytest.mark.parametrize(("phase", "what", "final"), LOSSES)
+@pytest.mark.parametrize("state", [State.INITIALIZING, State.RUNNING])
+def test_a_lost_attempt_is_repeated_and_in_the_end_given_up(
+    phase: Phase, what: str, final: State, state: State
+) -> None:
+    lost = seen(phase, report(executor=state is State.RUNNING), "killed")
+    for number in (1, 2):
+        assert decide(facts(state, number=number), lost, NOW, POLICY) == [
+            Advance(None, lost.report),
+            Release(HANDLE),
+            Retry(f"{what}: killed", 1.5, lost.report),
+        ]
+    said = (f"{what}: killed; given up after attempt 3",)
+    assert decide(facts(state, number=3), lost, NOW, POLICY) == [
+        Release(HANDLE),
+        Advance(final, lost.report, said),
+    ]
+
+
+def test_without_a_reason_the_loss_stands_alone() -> None:
+    assert decide(facts(State.RUNNING), seen(Phase.MISSING), NOW, POLICY)[1] == Retry(
+        "the backend no longer knows the attempt", 1.5, report(events=0)
+    )
+
+
+def test_a_failure_of_the_node_is_repeated_one_of_the_task_is_not() -> None:
+    node, task = report(State.SYSTEM_ERROR, retryable=True), report(State.SYSTEM_ERROR)
+    exited = facts(State.INITIALIZING)
+    assert decide(exited, seen(Phase.EXITED, node), NOW, POLICY) == [
+        Advance(None, node),
+        Release(HANDLE),
+        Retry("why", 1.5, node),
+    ]
+    third = facts(State.INITIALIZING, number=3)
+    assert decide(third, seen(Phase.EXITED, node), NOW, POLICY)[0] == Advance(
+        State.SYSTEM_ERROR, node
+    )
+    assert decide(exited, seen(Phase.EXITED, task), NOW, POLICY)[0] == Advance(
+        State.SYSTEM_ERROR, task
+    )
+
+
+@pytest.mark.parametrize("end", [State.COMPLETE, State.EXECUTOR_ERROR])
+def test_the_tasks_own_end_is_never_repeated(end: State) -> None:
+    told = report(end, executor=True, retryable=True)
+    actions = decide(facts(State.RUNNING), seen(Phase.EXITED, told), NOW, POLICY)
+    assert actions == [Advance(end, told), Release(HANDLE)]
+
+
+def test_a_runner_that_somebody_else_stopped_is_repeated() -> None:
+    told = report(State.CANCELED, executor=True)
+    known = facts(State.RUNNING, seen_events=told.events)
+    assert decide(known, seen(Phase.EXITED, told), NOW, POLICY) == [
+        Release(HANDLE),
+        Retry("the runner was told to stop, not by this server: why", 1.5, told),
+    ]
+
+
+@pytest.mark.parametrize("phase", ALIVE)
+def test_an_attempt_far_past_its_limit_is_ended(phase: Phase) -> None:
+    told = report()
+    late = facts(State.INITIALIZING, max_runtime_s=20.0, started=NOW - 81)
+    said = ("timed out: the attempt did not end within its limit of 20 s",)
+    assert decide(late, seen(phase, told), NOW, POLICY) == [
+        Release(HANDLE),
+        Advance(State.SYSTEM_ERROR, told, said),
+    ]
+    within = facts(State.INITIALIZING, max_runtime_s=20.0, started=NOW - 79, seen_events=5)
+    assert decide(within, seen(phase, told), NOW, POLICY) == []
+
+
+def test_a_release_for_lateness_that_was_cut_short_is_not_repeated_as_another_attempt() -> None:
+    late = facts(State.RUNNING, max_runtime_s=20.0, started=NOW - 90)
+    stopped = seen(Phase.EXITED, report(State.CANCELED, executor=True))
+    actions = decide(late, stopped, NOW, POLICY)
+    assert [type(action) for action in actions] == [Release, Advance]
+    assert actions[1].state is State.SYSTEM_ERROR  # type: ignore[union-attr]
+
+
+def test_lateness_does_not_undo_an_end() -> None:
+    late = facts(State.RUNNING, max_runtime_s=20.0, started=NOW - 900)
+    told = report(State.COMPLETE, executor=True)
+    assert decide(late, seen(Phase.RUNNING, told), NOW, POLICY)[0] == Advance(State.COMPLETE, told)
+
+
+def test_cancel_without_an_attempt_is_immediate() -> None:
+    assert decide(facts(State.CANCELING, attempt=False), None, NOW, POLICY) == [
+        Advance(State.CANCELED)
+    ]
+    assert decide(facts(State.CANCELING, released=True), None, NOW, POLICY) == [
+        Advance(State.CANCELED)
+    ]
+
+
+def test_cancel_looks_for_what_an_interrupted_submit_left() -> None:
+    assert decide(facts(State.CANCELING, handle=None), None, NOW, POLICY) == [Reclaim("k")]
+
+
+@pytest.mark.parametrize("phase", ALIVE)
+def test_cancel_asks_once_and_then_insists(phase: Phase) -> None:
+    told = seen(phase, report(events=3))
+    assert decide(facts(State.CANCELING), told, NOW, POLICY) == [Cancel(HANDLE)]
+    asked = facts(State.CANCELING, cancel_asked=NOW - 29, seen_events=3)
+    assert decide(asked, told, NOW, POLICY) == []
+    behind = facts(State.CANCELING, cancel_asked=NOW - 29, seen_events=2)
+    assert decide(behind, told, NOW, POLICY) == [Advance(None, told.report)]
+    long_ago = facts(State.CANCELING, cancel_asked=NOW - 30)
+    assert decide(long_ago, told, NOW, POLICY) == [
+        Release(HANDLE),
+        Advance(State.CANCELED, told.report),
+    ]
+
+
+@pytest.mark.parametrize("phase", [Phase.EXITED, Phase.PREEMPTED, Phase.MISSING])
+def test_canceled_only_once_nothing_runs(phase: Phase) -> None:
+    told = seen(phase, report(State.COMPLETE, executor=True))
+    assert decide(facts(State.CANCELING), told, NOW, POLICY) == [
+        Release(HANDLE),
+        Advance(State.CANCELED, told.report),
+    ]
+
+
+@pytest.mark.parametrize("state", sorted(TERMINAL))
+def test_an_ended_task_is_only_tidied(state: State) -> None:
+    assert decide(facts(state), seen(Phase.RUNNING), NOW, POLICY) == [Release(HANDLE)]
+    assert decide(facts(state, handle=None), None, NOW, POLICY) == [Reclaim("k")]
+    assert decide(facts(state, released=True), None, NOW, POLICY) == []
+    assert decide(facts(state, attempt=False), None, NOW, POLICY) == []
+
+
+def every_case() -> Iterator[tuple[Facts, Observation | None]]:
+    """Every combination that the store and a backend can present."""
+    reports = [report(events=0), report(), report(executor=True)] + [
+        report(end, executor=executor, retryable=retryable)
+        for end in State
+        for executor in (False, True)
+        for retryable in (False, True)
+    ]
+    sights: list[Observation | None] = [None]
+    sights += [seen(phase, told) for phase in Phase for told in reports]
+    attempts = itertools.product((1, 2, 3), (None, HANDLE), (False, True), (10, 10_000))
+    for number, handle, released, age in attempts:
+        for state, sight, limit in itertools.product(TRANSITIONS, sights, (0.0, 20.0)):
+            task = facts(
+                state,
+                number=number,
+                handle=handle,
+                released=released,
+                started=NOW - age,
+                max_runtime_s=limit,
+            )
+            yield task, sight if handle else None
+
+
+def walk(state: State, actions: list[Action]) -> list[State]:
+    """The states that the actions lead through; fails on an illegal step."""
+    passed = []
+    for action in actions:
+        after = action.state if isinstance(action, Advance) else None
+        if isinstance(action, Retry):
+            after = State.QUEUED
+        if isinstance(action, Submit) and state is State.QUEUED:
+            after = State.INITIALIZING
+        if after is not None:
+            check(state, after)
+            state = after
+            passed.append(state)
+    return passed
+
+
+def test_in_every_case_the_rules_hold() -> None:
+    cases = 0
+    for task, sight in every_case():
+        cases += 1
+        actions = decide(task, sight, NOW, POLICY)
+        passed = walk(task.state, actions)
+        kinds = [type(action) for action in actions]
+        ended = sight.report.ended if sight else None
+        number = task.attempt.number if task.attempt else 0
+        assert decide(task, sight, NOW, POLICY) == actions
+        if task.state in TERMINAL:
+            assert set(kinds) <= {Release, Reclaim}
+        if State.COMPLETE in passed:
+            assert ended is not None
+            assert ended.state is State.COMPLETE
+        if State.CANCELED in passed:
+            assert task.state is State.CANCELING
+            assert kinds[0] is Release or (task.attempt and task.attempt.released)
+        if Retry in kinds:
+            assert number <= POLICY.max_retries
+            assert kinds.index(Release) < kinds.index(Retry)
+            assert ended is None or ended.state not in {State.COMPLETE, State.EXECUTOR_ERROR}
+        if passed and passed[-1] in TERMINAL:
+            assert Release in kinds or (task.attempt and task.attempt.released)
+        if sight is None or task.attempt is None:
+            assert not {Cancel, Retry} & set(kinds)
+    assert cases > 30_000
+
+
+class World:
+    """A store and a backend of one task, in a few variables."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self.draw = data.draw
+        self.policy = Policy(max_retries=self.draw(st.integers(0, 2)), cancel_grace_s=5)
+        self.now = NOW
+        self.state, self.history = State.QUEUED, [State.QUEUED]
+        self.number = 0
+        self.place()
+
+    def place(self) -> None:
+        """Another attempt."""
+        self.number += 1
+        self.handle: dict[str, str] | None = None
+        self.released = False
+        self.asked: float | None = None
+        self.told, self.phase = report(events=0), Phase.PENDING
+
+    def node(self, events: list[str]) -> None:
+        """Something happens where the attempt runs."""
+        if not self.handle or self.released or self.phase not in ALIVE:
+            return
+        count = self.told.events + 1
+        match self.draw(st.sampled_from(events)):
+            case "executor":
+                self.told, self.phase = report(events=count, executor=True), Phase.RUNNING
+            case "end":
+                end = self.draw(st.sampled_from([State.COMPLETE, State.EXECUTOR_ERROR]))
+                self.told, self.phase = report(end, events=count, executor=True), Phase.EXITED
+            case "die":
+                self.phase = Phase.EXITED
+            case "vanish":
+                self.phase = Phase.MISSING
+
+    def owner(self) -> None:
+        """The task's owner may cancel it."""
+        if State.CANCELING in TRANSITIONS[self.state] and not self.draw(st.integers(0, 19)):
+            self.state = State.CANCELING
+            self.history.append(self.state)
+
+    def server(self) -> None:
+        """The server looks, and does what was decided."""
+        if self.state is State.QUEUED and self.released:
+            self.place()
+        attempt = Attempt(self.number, f"k{self.number}", NOW, self.handle, self.released)
+        task = Facts("t", self.state, 0.0, attempt, 0, self.asked)
+        sight = Observation(self.phase, self.told) if self.handle else None
+        for action in decide(task, sight, self.now, self.policy):
+            match action:
+                case Submit() | Reclaim():
+                    self.handle = HANDLE
+                case Cancel():
+                    self.asked = self.now
+                case Release():
+                    self.released = True
+            for after in walk(self.state, [action]):
+                self.state = after
+                self.history.append(after)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_every_task_comes_to_an_end_and_leaves_nothing(data: st.DataObject) -> None:
+    """Backend, owner and clock do what they like for a while; the server keeps up."""
+    world = World(data)
+    for turn in range(200):
+        if world.state in TERMINAL and world.released:
+            break
+        world.now += data.draw(st.floats(0, 3))
+        world.node(["none", "executor", "end", "die", "vanish"] if turn < 100 else ["end"])
+        world.owner()
+        world.server()
+    assert world.state in TERMINAL, world.history
+    assert world.released
+    assert world.number <= world.policy.max_retries + 1

@@ -1,0 +1,326 @@
+"""runner.stage: outputs from the task's tree to storage."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tesazure.errors import PermissionDenied, StorageError, StorageNotFound
+from tesazure.model import FileType, Output
+from tesazure.runner.collect import collect
+from tests.unit.stage_support import Attempt
+
+
+@pytest.fixture
+def attempt(tmp_path: Path) -> Attempt:
+    return Attempt(tmp_path)
+
+
+def test_files_and_directories(attempt: Attempt) -> None:
+    attempt.write("/out/counts.txt", "42")
+    for name in (".dot", "two words", "sub/ü☃", "new\nline"):
+        attempt.write(f"/out/dir/{name}", name)
+    attempt.place("/out/dir/empty/deeper/x")
+    attempt.stage_out(
+        Output(path="/out/counts.txt", url=f"{attempt.data}/new/c.txt", type=FileType.FILE),
+        Output(path="/out/dir", url=f"{attempt.data.as_uri()}/d/", type=FileType.DIRECTORY),
+    )
+    assert attempt.arrived() == {
+        "new/c.txt": "42",
+        "d/.dot": ".dot",
+        "d/two words": "two words",
+        "d/sub/ü☃": "sub/ü☃",
+        "d/new\nline": "new\nline",
+        "d/empty/deeper": None,
+    }
+    top = attempt.data.as_uri()
+    assert attempt.uploaded == [
+        (f"{attempt.data}/new/c.txt", "/out/counts.txt", 2),
+        (f"{top}/d/.dot", "/out/dir/.dot", 4),
+        (f"{top}/d/new%0Aline", "/out/dir/new\nline", 8),
+        (f"{top}/d/sub/%C3%BC%E2%98%83", "/out/dir/sub/ü☃", 9),
+        (f"{top}/d/two%20words", "/out/dir/two words", 9),
+    ]
+    assert attempt.typed == []
+    assert attempt.warnings() == []
+
+
+def test_types_are_what_is_there(attempt: Attempt) -> None:
+    attempt.write("/out/dir/x")
+    attempt.write("/out/file")
+    attempt.stage_out(
+        Output(path="/out/dir", url=f"{attempt.data}/a", type=FileType.FILE),
+        Output(path="/out/dir", url=f"{attempt.data}/b"),
+        Output(path="/out/file", url=f"{attempt.data}/c"),
+        Output(path="/out/file", url=f"{attempt.data}/d", type=FileType.DIRECTORY),
+    )
+    assert attempt.typed == [
+        ("outputs", 0, FileType.DIRECTORY),
+        ("outputs", 1, FileType.DIRECTORY),
+        ("outputs", 2, FileType.FILE),
+        ("outputs", 3, FileType.FILE),
+    ]
+    assert attempt.arrived() == {"a/x": "x", "b/x": "x", "c": "x", "d": "x"}
+
+
+def test_an_empty_directory_is_made(attempt: Attempt) -> None:
+    attempt.place("/out/dir/x")
+    attempt.stage_out(Output(path="/out/dir", url=f"{attempt.data}/d"))
+    assert attempt.arrived() == {"d": None}
+    assert attempt.uploaded == []
+
+
+def test_the_allowed_directory_itself_can_be_an_output(attempt: Attempt) -> None:
+    attempt.write("/out/x")
+    attempt.stage_out(Output(path="/out", url=str(attempt.data)))
+    assert attempt.arrived() == {"x": "x"}
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix", "arrived"),
+    [
+        ("/out/*.txt", "/out", {"a.txt", "b.txt"}),
+        ("/out/*.txt", "/out/", {"a.txt", "b.txt"}),
+        ("/out//*.txt", "/out//", {"a.txt", "b.txt"}),
+        ("/out/*.txt", "/", {"out/a.txt", "out/b.txt"}),
+        ("/out/a*", "/out/a", {".txt"}),
+        ("/out/*", "/out", {"a.txt", "b.txt", "sub/c.txt", "sub/.d"}),
+        ("/out/.*", "/out/.", {"hidden"}),
+        ("/out/*/c.txt", "/out", {"sub/c.txt"}),
+        ("/*/[ab].txt", "/", {"out/a.txt", "out/b.txt"}),
+    ],
+)
+def test_patterns(attempt: Attempt, path: str, prefix: str, arrived: set[str]) -> None:
+    for name in ("a.txt", "b.txt", ".hidden", "sub/c.txt", "sub/.d"):
+        attempt.write(f"/out/{name}", name)
+    attempt.stage_out(Output(path=path, path_prefix=prefix, url=f"{attempt.data}/to/"))
+    assert set(attempt.arrived("to")) == arrived
+    assert {url for url, _, _ in attempt.uploaded} == {f"{attempt.data}/to/{n}" for n in arrived}
+    assert [p for _, p, _ in attempt.uploaded] == sorted(p for _, p, _ in attempt.uploaded)
+
+
+def test_a_pattern_without_a_match_is_a_warning(attempt: Attempt) -> None:
+    attempt.stage_out(Output(path="/out/*.bam", path_prefix="/out", url=f"{attempt.data}/to"))
+    assert attempt.warnings() == ["outputs[0]: nothing matches /out/*.bam"]
+    assert attempt.typed == []
+
+
+def test_a_missing_output_is_an_error_after_the_others_are_written(attempt: Attempt) -> None:
+    attempt.write("/out/there")
+    outputs = (
+        Output(path="/out/gone", url=f"{attempt.data}/gone"),
+        Output(path="/out/there", url=f"{attempt.data}/there"),
+        Output(path="/out/file/below", url=f"{attempt.data}/below"),
+    )
+    with pytest.raises(StorageNotFound, match=r"^outputs\[0\] \(/out/gone\): the task left"):
+        attempt.stage_out(*outputs)
+    assert attempt.arrived() == {"there": "x"}
+    errors = [m for level, m in attempt.said if level == "error"]
+    assert errors == ["outputs[2] (/out/file/below): the task left nothing at this path"]
+
+
+@pytest.mark.parametrize(("succeeded", "required"), [(False, True), (True, False)])
+def test_a_missing_output_is_a_warning_otherwise(
+    attempt: Attempt, succeeded: bool, required: bool
+) -> None:
+    attempt.write("/out/there")
+    attempt.stage_out(
+        Output(path="/out/gone", url=f"{attempt.data}/gone"),
+        Output(path="/out/there", url=f"{attempt.data}/there"),
+        succeeded=succeeded,
+        required=required,
+    )
+    assert attempt.arrived() == {"there": "x"}
+    assert attempt.warnings() == ["outputs[0] (/out/gone): the task left nothing at this path"]
+
+
+def test_a_failed_upload_ends_its_output_only(attempt: Attempt, tmp_path: Path) -> None:
+    attempt.write("/out/dir/a")
+    attempt.write("/out/dir/b")
+    attempt.write("/out/there")
+    (attempt.data / "to").symlink_to(tmp_path)
+    outputs = (
+        Output(path="/out/dir", url=f"{attempt.data}/to"),
+        Output(path="/out/there", url=f"{attempt.data}/there"),
+    )
+    with pytest.raises(PermissionDenied, match=r"^outputs\[0\] \(/out/dir\): .*ALLOW_DIR"):
+        attempt.stage_out(*outputs)
+    assert (attempt.data / "there").read_text() == "x"
+    attempt.stage_out(*outputs, succeeded=False)
+    ((_, message),) = [said for said in attempt.said if said[0] == "error"]
+    assert message.startswith("outputs[0] (/out/dir): ")
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_same_destination_twice(attempt: Attempt) -> None:
+    attempt.write("/out/a", "a")
+    attempt.write("/out/b", "b")
+    attempt.stage_out(
+        Output(path="/out/a", url=f"{attempt.data}/same"),
+        Output(path="/out/b", url=f"{attempt.data}/same"),
+    )
+    assert attempt.arrived() == {"same": "b"}
+    (warning,) = attempt.warnings()
+    assert "outputs[0] (/out/a) and outputs[1] (/out/b) both go to" in warning
+    assert [path for _, path, _ in attempt.uploaded] == ["/out/b"]
+
+
+def test_links_are_followed_inside_the_tree(attempt: Attempt) -> None:
+    attempt.write("/work/real", "real")
+    attempt.write("/work/deep/file", "deep")
+    out = attempt.place("/out/dir/x").parent
+    (out / "absolute").symlink_to("/work/real")
+    (out / "relative").symlink_to("../../work/real")
+    (out / "beyond").symlink_to("../../../../../../work/real")
+    (out / "directory").symlink_to("/work/deep")
+    os.link(attempt.root / "work/real", out / "hard")
+    attempt.place("/out/itself").symlink_to("/work/real")
+    attempt.stage_out(
+        Output(path="/out/dir", url=f"{attempt.data}/d"),
+        Output(path="/out/itself", url=f"{attempt.data}/i"),
+        Output(path="/out/dir/directory", url=f"{attempt.data}/dd"),
+    )
+    assert attempt.arrived() == {
+        "d/absolute": "real",
+        "d/relative": "real",
+        "d/beyond": "real",
+        "d/directory/file": "deep",
+        "d/hard": "real",
+        "i": "real",
+        "dd/file": "deep",
+    }
+    assert not any(place.is_symlink() for place in attempt.data.rglob("*"))
+    assert attempt.typed[1] == ("outputs", 1, FileType.FILE)
+    assert attempt.warnings() == []
+
+
+def test_links_out_of_the_tree_are_refused(attempt: Attempt, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    out = attempt.write("/out/dir/kept").parent
+    for name, target in {
+        "host": str(tmp_path / "secret"),
+        "etc": "/etc/passwd",
+        "directory": str(tmp_path),
+        "climbing": "../" * 30 + str(tmp_path / "secret"),
+        "image": "/usr/bin",
+        "dangling": "nothing",
+        "self": "self",
+    }.items():
+        (out / name).symlink_to(target)
+    attempt.stage_out(Output(path="/out/dir", url=f"{attempt.data}/d"))
+    assert attempt.arrived() == {"d/kept": "x"}
+    assert len(attempt.warnings()) == 7
+    assert all("symbolic link" in warning for warning in attempt.warnings())
+    assert "hunter2" not in str(attempt.said)
+    with pytest.raises(StorageNotFound, match=r"outputs\[0\] \(/out/dir/host\)"):
+        attempt.stage_out(Output(path="/out/dir/host", url=f"{attempt.data}/h"))
+    with pytest.raises(StorageNotFound, match=r"outputs\[0\] \(/out/dir/self\)"):
+        attempt.stage_out(Output(path="/out/dir/self", url=f"{attempt.data}/h"))
+
+
+def test_circles_of_links_end(attempt: Attempt) -> None:
+    attempt.write("/out/dir/sub/file")
+    (attempt.root / "out/dir/sub/up").symlink_to("..")
+    (attempt.root / "out/dir/top").symlink_to("/out")
+    attempt.write("/other/file", "other")
+    (attempt.root / "other/back").symlink_to("/out/dir/sub")
+    (attempt.root / "out/dir/sub/forth").symlink_to("/other")
+    attempt.stage_out(Output(path="/out/dir", url=f"{attempt.data}/d"))
+    assert attempt.arrived()["d/sub/file"] == "x"
+    assert attempt.arrived()["d/sub/forth/file"] == "other"
+    assert any("sub/up: is a symbolic link to its own parents" in w for w in attempt.warnings())
+    assert any("forth/back: is a symbolic link to its own" in w for w in attempt.warnings())
+
+
+def test_links_that_multiply_are_stopped(attempt: Attempt) -> None:
+    for level in range(40):
+        here = attempt.place(f"/bomb/{level}/x").parent
+        for name in ("a", "b"):
+            (here / name).symlink_to(f"/bomb/{level + 1}")
+    attempt.write("/bomb/40/file")
+    with pytest.raises(StorageError, match="/bomb/0: its symbolic links lead to more than 2000"):
+        collect(attempt.root, "/bomb/0", print, max_linked=2000)
+
+
+def test_special_files_are_skipped(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt.write("/out/dir/file")
+    os.mkfifo(attempt.root / "out/dir/pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        monkeypatch.chdir(attempt.root / "out/dir")  # the path of a socket must be short
+        server.bind("socket")
+    attempt.stage_out(Output(path="/out/dir", url=f"{attempt.data}/d"))
+    assert attempt.arrived() == {"d/file": "x"}
+    assert sorted(attempt.warnings()) == [
+        "outputs[0]: /out/dir/pipe: is a named pipe, which is not uploaded",
+        "outputs[0]: /out/dir/socket: is a socket, which is not uploaded",
+    ]
+    with pytest.raises(StorageNotFound):
+        attempt.stage_out(Output(path="/out/dir/pipe", url=f"{attempt.data}/p"))
+
+
+def test_names_that_are_not_utf8(attempt: Attempt) -> None:
+    name = os.fsdecode(b"a\xff")
+    attempt.write(f"/out/{name}")
+    attempt.stage_out(Output(path="/out", url=attempt.data.as_uri()))
+    assert [os.fsencode(place.name) for place in attempt.data.iterdir()] == [b"a\xff"]
+    ((url, path, _),) = attempt.uploaded
+    assert url.endswith("/a%FF")
+    assert path == "/out/a\ufffd"
+
+
+@pytest.fixture
+def as_ordinary_user(short_dir: Path) -> Iterator[Path]:
+    """A directory of an ordinary user, who this process is meanwhile."""
+    if os.geteuid() == 0:
+        os.chown(short_dir, 65534, 65534)
+        os.setresgid(65534, 65534, 0)
+        os.setresuid(65534, 65534, 0)
+    yield short_dir
+    if os.getresuid()[2] == 0:
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
+
+
+def test_files_without_permissions_are_read_all_the_same(as_ordinary_user: Path) -> None:
+    attempt = Attempt(as_ordinary_user)
+    attempt.write("/out/dir/sub/file", "deep")
+    attempt.write("/out/dir/listed/file", "listed")
+    attempt.write("/out/secret", "secret")
+    attempt.write("/elsewhere/file", "linked")
+    (attempt.root / "out/dir/link").symlink_to("/elsewhere/file")
+    for path, mode in {
+        "out/dir/sub/file": 0,
+        "out/dir/sub": 0,
+        "out/dir/listed": 0o400,
+        "out/dir": 0,
+        "out/secret": 0o200,
+        "out": 0,
+        "elsewhere": 0,
+    }.items():
+        (attempt.root / path).chmod(mode)
+    attempt.stage_out(
+        Output(path="/out/dir", url=f"{attempt.data}/d"),
+        Output(path="/out/secret", url=f"{attempt.data}/s"),
+        Output(path="/out/dir/sub/*", path_prefix="/out/dir/sub", url=f"{attempt.data}/g"),
+    )
+    assert attempt.arrived() == {
+        "d/link": "linked",
+        "d/listed/file": "listed",
+        "d/sub/file": "deep",
+        "g/file": "deep",
+        "s": "secret",
+    }
+
+
+def test_many_files_in_order(attempt: Attempt) -> None:
+    for i in range(500):
+        attempt.write(f"/out/{i % 7}/{i:03}", str(i))
+    attempt.stage_out(Output(path="/out", url=f"{attempt.data}/d"))
+    paths = [path for _, path, _ in attempt.uploaded]
+    assert len(paths) == 500
+    assert paths == sorted(paths)
+    assert attempt.arrived("d") == {f"{i % 7}/{i:03}": str(i) for i in range(500)}

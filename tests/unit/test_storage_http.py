@@ -1,0 +1,374 @@
+"""storage.http against a server that breaks in every way."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gzip
+import hashlib
+import os
+import random
+import shutil
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from tesazure.errors import (
+    PermissionDenied,
+    StorageError,
+    StorageNotFound,
+    StorageUnavailable,
+)
+from tesazure.storage.http import HttpStorage, Patience
+from tests.services.faulty_http import FAULTS, FaultyHttp, Handler
+
+HASTY = Patience(
+    attempts=8, connect_s=5, read_s=0.4, pause_s=0.005, longest_pause_s=0.02, retry_after_s=0.03
+)
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyHttp]:
+    with FaultyHttp() as running:
+        yield running
+
+
+@pytest.fixture
+def storage() -> Iterator[HttpStorage]:
+    with contextlib.closing(HttpStorage(patience=HASTY)) as made:
+        yield made
+
+
+def test_hundreds_of_faults_and_every_file_is_right(storage: HttpStorage, tmp_path: Path) -> None:
+    """At least 300 seeded faults of every kind; what has come equals what the server now holds."""
+    sizes = random.Random(1)
+    with FaultyHttp(seed=20, rate=0.72) as server:
+        paths = [f"/object {i}" for i in range(200)]
+        urls = [server.add(p, sizes.randbytes(sizes.randrange(200_000))) for p in paths]
+
+        def fetch(i: int) -> int:
+            return storage.get(urls[i].replace(" ", "%20"), tmp_path / str(i))
+
+        with ThreadPoolExecutor(8) as pool:
+            got = list(pool.map(fetch, range(len(paths)), timeout=100))
+        for i, path in enumerate(paths):
+            content = server.objects[path].content
+            assert got[i] == len(content)
+            mine = hashlib.sha256((tmp_path / str(i)).read_bytes()).hexdigest()
+            assert mine == hashlib.sha256(content).hexdigest(), path
+        print(f"{sum(server.done.values())} faults: {dict(server.done)}")
+        assert sum(server.done.values()) >= 300
+        assert set(server.done) == set(FAULTS)
+    assert len(names(tmp_path)) == len(paths)
+
+
+LASTING = sorted(
+    # Alone, these do not keep an object from coming whole.
+    set(FAULTS) - {"announce_more", "delay", "ignore_range", "wrong_range", "change_but_206"}
+)
+
+
+@pytest.mark.parametrize("fault", LASTING)
+def test_what_never_gets_better_is_given_up(
+    storage: HttpStorage, tmp_path: Path, fault: str
+) -> None:
+    with FaultyHttp(rate=1, faults=(fault,), in_a_row=10**6) as server:
+        url = server.add("/object", os.urandom(50_000))
+        with pytest.raises(StorageUnavailable, match=r"/object: .*\(\d+ attempts\)"):
+            storage.get(f"{url}?sig=hunter2", tmp_path / "got")
+        # Fifty kilobytes are no progress worth another round of attempts.
+        assert len(server.requests) == HASTY.attempts
+    assert names(tmp_path) == []
+    assert not StorageUnavailable.final
+
+
+def test_a_broken_transfer_goes_on_where_it_broke(
+    server: FaultyHttp, storage: HttpStorage, tmp_path: Path
+) -> None:
+    server.rate, server.faults = 1, ("cut",)
+    content = os.urandom(2_000_000)
+    url = server.add("/object", content)
+    moved: list[int] = []
+    storage.get(url, tmp_path / "got", moved.append)
+    assert (tmp_path / "got").read_bytes() == content
+    assert sum(moved) == len(content)  # not a byte twice
+    assert len(server.requests) == 5
+    _, _, headers = server.requests[1]
+    assert headers["Range"].startswith("bytes=")
+    assert headers["If-Range"] == '"v1"'
+    assert headers["Accept-Encoding"] == "identity"
+
+
+def test_progress_renews_the_attempts(tmp_path: Path) -> None:
+    patience = Patience(attempts=2, pause_s=0.001, progress_bytes=1000)
+    content = os.urandom(100_000)
+    with FaultyHttp() as server, contextlib.closing(HttpStorage(patience=patience)) as storage:
+
+        def a_little(handler: Handler) -> None:
+            start = int(handler.headers.get("Range", "bytes=0-")[6:-1])
+            handler.send_response(206 if start else 200)
+            handler.send_header("ETag", '"x"')
+            handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            handler.send_header("Content-Length", str(len(content) - start))
+            handler.end_headers()
+            handler.write(content[start : start + 9000])
+            handler.close_connection = True
+
+        server.answers["/slow"] = a_little
+        storage.get(server.url("/slow"), tmp_path / "got")
+        assert len(server.requests) == 12
+    assert (tmp_path / "got").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (401, PermissionDenied),
+        (403, PermissionDenied),
+        (404, StorageNotFound),
+        (410, StorageNotFound),
+        (400, StorageError),
+        (418, StorageError),
+        (501, StorageError),
+    ],
+)
+def test_a_refusal_is_final(
+    server: FaultyHttp,
+    storage: HttpStorage,
+    tmp_path: Path,
+    status: int,
+    error: type[StorageError],
+) -> None:
+    server.answers["/object"] = lambda handler: handler.send_plain(status)
+    with pytest.raises(error, match=rf"GET .*/object: HTTP {status}") as caught:
+        storage.get(server.url("/object?sig=hunter2"), tmp_path / "got")
+    assert caught.value.final
+    assert "hunter2" not in str(caught.value)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_retry_after_is_honoured_within_bounds(
+    server: FaultyHttp, tmp_path: Path, form: str
+) -> None:
+    times: list[float] = []
+
+    def later(handler: Handler) -> None:
+        times.append(time.monotonic())
+        if len(times) == 1:
+            value = "2" if form == "seconds" else formatdate(time.time() + 3, usegmt=True)
+            handler.send_plain(503, {"Retry-After": value})
+        else:
+            handler.send_plain(200)
+
+    server.answers["/object"] = later
+    for bound, least, most in ((0.2, 0.2, 1.9), (10, 0.9, 10)):
+        times.clear()
+        patience = Patience(pause_s=0.01, retry_after_s=bound)
+        with contextlib.closing(HttpStorage(patience=patience)) as storage:
+            storage.get(server.url("/object"), tmp_path / "got")
+        assert least <= times[1] - times[0] <= most
+
+
+def test_waiting_can_be_stopped(server: FaultyHttp, tmp_path: Path) -> None:
+    server.answers["/object"] = lambda handler: handler.send_plain(503, {"Retry-After": "60"})
+    calls: list[int] = []
+
+    def stop(moved: int) -> None:
+        calls.append(moved)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with (
+        contextlib.closing(HttpStorage()) as storage,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        storage.get(server.url("/object"), tmp_path / "got", stop)
+    assert time.monotonic() - began < 10
+    assert calls == [0, 0, 0]
+
+
+def test_a_compressed_object_stays_compressed(
+    server: FaultyHttp, storage: HttpStorage, tmp_path: Path
+) -> None:
+    packed = gzip.compress(b"ACGT" * 1000)
+
+    def answer(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Encoding", "gzip")
+        handler.send_header("Content-Length", str(len(packed)))
+        handler.end_headers()
+        handler.write(packed)
+
+    server.answers["/reads.fq.gz"] = answer
+    assert storage.get(server.url("/reads.fq.gz"), tmp_path / "got") == len(packed)
+    assert (tmp_path / "got").read_bytes() == packed
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("Content-MD5", base64.b64encode(hashlib.md5(b"right").digest()).decode()),
+        ("Digest", "MD5=" + base64.b64encode(hashlib.md5(b"right").digest()).decode()),
+        ("x-ms-blob-content-md5", base64.b64encode(hashlib.md5(b"right").digest()).decode()),
+        (
+            "Content-Digest",
+            "sha-256=:" + base64.b64encode(hashlib.sha256(b"right").digest()).decode() + ":",
+        ),
+        (
+            "Repr-Digest",
+            "sha-512=:" + base64.b64encode(hashlib.sha512(b"right").digest()).decode() + ":",
+        ),
+    ],
+)
+def test_checksums_are_checked(
+    server: FaultyHttp, storage: HttpStorage, tmp_path: Path, header: str, value: str
+) -> None:
+    bodies = [b"wrong", b"right"]
+
+    def answer(handler: Handler) -> None:
+        body = bodies.pop(0) if len(bodies) > 1 else bodies[0]
+        handler.send_response(200)
+        handler.send_header(header, value)
+        handler.send_header("Content-Length", "5")
+        handler.end_headers()
+        handler.write(body)
+
+    server.answers["/object"] = answer
+    assert storage.get(server.url("/object"), tmp_path / "got") == 5
+    assert (tmp_path / "got").read_bytes() == b"right"
+    assert len(server.requests) == 2
+
+
+def test_what_is_no_checksum_is_ignored(
+    server: FaultyHttp, storage: HttpStorage, tmp_path: Path
+) -> None:
+    def answer(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-MD5", "not base64!")
+        handler.send_header("Digest", "crc32c=AAAAAA==,md5=AAAA")
+        handler.send_header("Content-Length", "1")
+        handler.end_headers()
+        if handler.command == "GET":
+            handler.write(b"x")
+
+    server.answers["/object"] = answer
+    assert storage.get(server.url("/object"), tmp_path / "got") == 1
+    assert storage.stat(server.url("/object")).checksum is None
+
+
+def test_stat_where_head_is_not_served(server: FaultyHttp, storage: HttpStorage) -> None:
+    for size in (0, 1, 1000):
+        server.objects.clear()
+        server.add("/real", b"x" * size)
+
+        def get_only(handler: Handler) -> None:
+            if handler.command == "HEAD":
+                handler.send_plain(403)
+                return
+            handler.send_plain(302, {"Location": "/real"})
+
+        server.answers["/object"] = get_only
+        found = storage.stat(server.url("/object"))
+        assert (found.size, found.version) == (size, '"v1"' if size else None)
+
+
+def test_redirects_are_followed_within_limits(
+    server: FaultyHttp, storage: HttpStorage, tmp_path: Path
+) -> None:
+    server.add("/real", b"x")
+    server.answers["/a"] = to("/b")
+    server.answers["/b"] = to(server.url("/real"))
+    server.answers["/circle"] = to("/circle?sig=hunter2")
+    server.answers["/file"] = to("file:///etc/passwd")
+    server.answers["/ftp"] = to("ftp://127.0.0.1/x?sig=hunter2")
+    assert storage.get(server.url("/a"), tmp_path / "got") == 1
+    with pytest.raises(StorageError, match="/circle: redirected more than"):
+        storage.get(server.url("/circle"), tmp_path / "got")
+    for path in ("/file", "/ftp"):
+        with pytest.raises(StorageError, match=f"{path}: not a URL of http") as caught:
+            storage.get(server.url(path), tmp_path / "got")
+        assert "hunter2" not in str(caught.value)
+
+
+def test_a_password_is_sent_but_not_shown(
+    server: FaultyHttp, storage: HttpStorage, tmp_path: Path
+) -> None:
+    url = server.add("/object", b"x").replace("://", "://user:hunter2@")
+    storage.get(url, tmp_path / "got")
+    _, _, headers = server.requests[0]
+    assert headers["Authorization"] == "Basic " + base64.b64encode(b"user:hunter2").decode()
+
+
+def test_secrets_are_not_logged(
+    server: FaultyHttp, storage: HttpStorage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(0)
+    url = server.add("/object", b"x").replace("://", "://user:hunter2@") + "?sig=hunter3"
+    server.answers["/there"] = to(url)
+    storage.get(server.url("/there?sig=hunter4"), tmp_path / "got")
+    assert "hunter" not in caplog.text
+
+
+def test_proxies_of_the_environment_are_not_used(
+    server: FaultyHttp, storage: HttpStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert storage.get(server.add("/object", b"x"), tmp_path / "got") == 1
+
+
+def test_nobody_listens(storage: HttpStorage, tmp_path: Path) -> None:
+    with FaultyHttp() as server:
+        url = server.url("/object")
+    with pytest.raises(StorageUnavailable, match=r"Connection refused \(8 attempts\)"):
+        storage.get(url, tmp_path / "got")
+
+
+def test_no_such_host(storage: HttpStorage, tmp_path: Path) -> None:
+    with pytest.raises(StorageUnavailable, match=r"cannot resolve nowhere\.invalid"):
+        storage.get("http://nowhere.invalid/x?sig=hunter2", tmp_path / "got")
+
+
+def test_a_certificate_that_nobody_vouches_for(storage: HttpStorage, tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout {key}"
+    subprocess.run(
+        [*command.split(), "-out", certificate], check=True, capture_output=True, timeout=60
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        with pytest.raises(StorageError, match=r"the certificate is not valid: self.signed") as got:
+            storage.get(f"https://localhost:{server.server_port}/x", tmp_path / "got")
+        assert got.value.final
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
+
+
+def to(location: str) -> Callable[[Handler], None]:
+    """An answer that redirects."""
+    return lambda handler: handler.send_plain(302, {"Location": location})
+
+
+def names(directory: Path) -> list[str]:
+    """What is in a directory, sorted."""
+    return sorted(place.name for place in directory.iterdir())

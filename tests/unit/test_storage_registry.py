@@ -1,0 +1,79 @@
+"""storage.registry: which system serves which URL, decided without a network."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tesazure.errors import PermissionDenied, UnsupportedUrl
+from tesazure.storage.file import FileStorage
+from tesazure.storage.http import HttpStorage
+from tesazure.storage.registry import Storages
+
+
+def test_each_scheme_has_one_system(tmp_path: Path) -> None:
+    storages = Storages([tmp_path])
+    assert isinstance(storages.for_url("/a"), FileStorage)
+    assert storages.for_url("file:///a") is not None
+    assert isinstance(storages.for_url("HTTPS://h/a"), HttpStorage)
+    assert storages.for_url("http://h/a") is storages.for_url("https://h/b")
+    assert storages.schemes() == [tmp_path.as_uri(), "http://", "https://"]
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/key", "ftp://h/a", "C:\\data"])
+def test_an_unknown_scheme_is_told_what_there_is(tmp_path: Path, url: str) -> None:
+    storages = Storages([tmp_path])
+    for check in (storages.check_input, storages.check_output):
+        with pytest.raises(UnsupportedUrl) as caught:
+            check(url)
+        assert url in str(caught.value)
+        assert tmp_path.as_uri() in str(caught.value)
+        assert "https://" in str(caught.value)
+
+
+def test_a_relative_path_is_told_to_be_absolute(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedUrl, match="relative/path: a path must be absolute"):
+        Storages([tmp_path]).check_input("relative/path")
+
+
+def test_paths_outside_are_refused_with_the_setting(tmp_path: Path) -> None:
+    storages = Storages([tmp_path])
+    for check in (storages.check_input, storages.check_output):
+        for url in ("/etc/passwd", "file:///etc/passwd", f"{tmp_path}/../x", f"{tmp_path}x/y"):
+            with pytest.raises(PermissionDenied, match=r"ALLOW_DIR.*--allow-dir") as caught:
+                check(url)
+            assert str(tmp_path) in str(caught.value)
+        check(f"{tmp_path}/new/file")
+        check(str(tmp_path))
+
+
+def test_without_allowed_directories_no_path_is_served() -> None:
+    storages = Storages([])
+    with pytest.raises(PermissionDenied, match="none"):
+        storages.check_input("/etc/hostname")
+
+
+def test_metadata_services_are_refused_at_submission(tmp_path: Path) -> None:
+    storages = Storages([tmp_path])
+    with pytest.raises(PermissionDenied, match=r"169\.254\.169\.254/latest"):
+        storages.check_input("http://169.254.169.254/latest?secret")
+    storages.check_input("http://127.0.0.1/x")
+    with pytest.raises(PermissionDenied, match="private"):
+        Storages([], allow_private=False).check_input("http://10.0.0.1/x")
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    code = (
+        "import sys; from pathlib import Path; from tesazure.storage.registry import Storages;"
+        "s = Storages([Path('/tmp')]); s.check_input('/tmp/x'); s.check_input('https://h/x');"
+        "import tesazure.runner.stage;"
+        "heavy = {'httpx', 'httpcore', 'asyncio', 'http.client'} & sys.modules.keys();"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,95 @@
+"""Every statement finds its rows by an index, however many tasks there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tesazure.model import State
+from tesazure.store import changing, filters, placing, reading, retention, schema, transaction
+from tesazure.store.engine import Database, Link, Prepared
+from tesazure.store.records import ListQuery, Visibility
+
+MODULES = (changing, placing, reading, retention, transaction)
+SMALL = {"servers", "state_counts"}
+"""Tables that are read whole."""
+
+
+@pytest.fixture
+def link(tmp_path: Path) -> Iterator[Link]:
+    file = tmp_path / "tesazure.db"
+    schema.prepare_file(file)
+    database = Database(str(file))
+    schema.bring_up_to_date(database)
+    opened = database.open_reader()
+    yield opened
+    opened.close()
+
+
+def _statements(module: ModuleType) -> dict[str, Prepared]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, Prepared)}
+
+
+def _steps(link: Link, statement: Prepared) -> list[str]:
+    text, names, constants = statement.on(link.core.dialect)
+    bound = [constants.get(name) for name in names]
+    rows = link.driver.execute(f"EXPLAIN QUERY PLAN {text}", bound).fetchall()
+    return [str(row[3]) for row in rows]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_no_table_is_read_whole(link: Link, module: ModuleType) -> None:
+    statements = _statements(module)
+    assert statements
+    for name, statement in statements.items():
+        if name == "_NOW":  # PostgreSQL's alone
+            continue
+        scans = [step for step in _steps(link, statement) if step.startswith("SCAN")]
+        assert not [scan for scan in scans if scan.split()[1] not in SMALL], (name, scans)
+
+
+def test_what_lives_is_found_among_all_that_ever_lived(link: Link) -> None:
+    assert "ix_attempts_live" in str(_steps(link, placing._RESERVED))
+    assert "ix_attempts_live" in str(_steps(link, placing._TAKE_FROM_NOBODY))
+    assert "ix_attempts_kept" in str(_steps(link, retention._DISCARDABLE))
+    assert "ix_tasks_server" in str(_steps(link, reading._WATCHED))
+    assert "ix_tasks_retry" in str(_steps(link, reading._NEXT_RETRY))
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (ListQuery(limit=9), "PRIMARY KEY"),
+        (ListQuery(limit=9, states=(State.RUNNING,)), "ix_tasks_state"),
+        (ListQuery(limit=9, tags=(("a", "b"),)), "PRIMARY KEY (key=? AND value=?"),
+        (ListQuery(limit=9, tags=(("a", ""),)), "ix_tags_key"),
+        (ListQuery(limit=9, visibility=Visibility(everyone=False, owner="a")), "ix_tasks_owner"),
+    ],
+)
+def test_lists_walk_an_index_in_its_order(link: Link, query: ListQuery, index: str) -> None:
+    found, _ = filters.filters(query)
+    stream = found[0] if found else filters.Stream()
+    assert isinstance(stream, filters.Stream)
+    everything = ListQuery(
+        limit=9,
+        states=(State.QUEUED,),
+        name_prefix="n",
+        tags=(("c", "d"), ("e", "")),
+        visibility=Visibility(everyone=False, owner="b"),
+    )
+    others = [f for f in filters.filters(everything)[0] if type(f) is not type(stream)]
+    walks = filters.walk(stream, ()), filters.walk(stream, tuple(others))
+    for statement in (*walks, filters.probe(stream)):
+        steps = _steps(link, statement)
+        assert index in steps[1], steps
+        assert not [step for step in steps if "B-TREE" in step], steps
+
+
+def test_names_are_read_by_their_index(link: Link) -> None:
+    [name], _ = filters.filters(ListQuery(limit=9, name_prefix="n"))
+    assert isinstance(name, filters.Name)
+    for statement in (filters.count(name), filters.sift(name, ())):
+        assert "INDEX ix_tasks_name" in str(_steps(link, statement))
