@@ -28,7 +28,7 @@ WANTED = {
 
 def run(seconds: float, rounds: int) -> dict[str, Any]:
     """POST at 64, 16 and 1 connections and GET FULL, ours and the references, in turns."""
-    ours, one, sixteen, full, bare, orm, disk = [], [], [], [], [], [], []
+    ours, fresh, one, sixteen, full, bare, orm, disk = [], [], [], [], [], [], [], []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             folder = Path(name)
@@ -41,6 +41,8 @@ def run(seconds: float, rounds: int) -> dict[str, Any]:
                 _child,
             ):
                 ours.append(wrk(base + PREFIX, connections=64, seconds=seconds, post=document))
+                own = body(folder / "files", fresh_outputs=True)
+                fresh.append(wrk(base + PREFIX, connections=64, seconds=seconds, post=own))
                 one.append(wrk(base + PREFIX, connections=1, seconds=seconds, post=document))
                 sixteen.append(wrk(base + PREFIX, connections=16, seconds=seconds, post=document))
                 url = f"{base}{PREFIX}/{post(base, document)}?view=FULL"
@@ -55,6 +57,7 @@ def run(seconds: float, rounds: int) -> dict[str, Any]:
         "bare_post_64": medians(bare),
         "orm_post_64": medians(orm),
         "post_64": medians(ours),
+        "post_64_fresh_outputs": medians(fresh),
         "post_16": medians(sixteen),
         "post_1": medians(one),
         "get_full_64": medians(full),
@@ -66,6 +69,9 @@ def run(seconds: float, rounds: int) -> dict[str, Any]:
         "ratios": {
             "post_vs_orm": round(rate["post_64"] / rate["orm_post_64"], 2),
             "post_vs_bare": round(rate["post_64"] / rate["bare_post_64"], 3),
+            "post_fresh_outputs_vs_bare": round(
+                rate["post_64_fresh_outputs"] / rate["bare_post_64"], 3
+            ),
             "get_full_vs_bare": round(rate["get_full_64"] / rate["bare_post_64"], 3),
             "connections_16_vs_1": round(rate["post_16"] / rate["post_1"], 2),
             "post_p99_vs_p50": round(p99, 2),

@@ -27,12 +27,22 @@ done = function(summary, latency, requests)
     e.connect + e.read + e.write + e.status + e.timeout))
 end
 """
+_NUMBER = b"@N@"
+_NUMBERED = """
+local parts, number = {}, 0
+for part in (wrk.body .. "@N@"):gmatch("(.-)@N@") do parts[#parts + 1] = part end
+request = function()
+  number = number + 1
+  return wrk.format(nil, nil, nil, table.concat(parts, tostring(number)))
+end
+"""
 
 
-def body(folder: Path, size: int = 2048) -> bytes:
+def body(folder: Path, size: int = 2048, *, fresh_outputs: bool = False) -> bytes:
     """A task of about `size` bytes, with the fields that real engines send; its inputs are made in
-    `folder`."""
+    `folder`. With `fresh_outputs` each submission by `wrk` names outputs of its own."""
     folder.mkdir(parents=True, exist_ok=True)
+    mark = "@N@/" if fresh_outputs else ""
     inputs = [folder / f"reads_{i}.fastq" for i in range(4)]
     for path in inputs:
         path.touch()
@@ -43,7 +53,11 @@ def body(folder: Path, size: int = 2048) -> bytes:
             {"url": path.as_uri(), "path": f"/in/{path.name}", "type": "FILE"} for path in inputs
         ],
         "outputs": [
-            {"url": f"{folder.as_uri()}/out_{i}.bam", "path": f"/out/out_{i}.bam", "type": "FILE"}
+            {
+                "url": f"{folder.as_uri()}/{mark}out_{i}.bam",
+                "path": f"/out/out_{i}.bam",
+                "type": "FILE",
+            }
             for i in range(4)
         ],
         "resources": {"cpu_cores": 1, "ram_gb": 2.0, "disk_gb": 10.0, "preemptible": False},
@@ -62,7 +76,10 @@ def body(folder: Path, size: int = 2048) -> bytes:
 
 
 def wrk(url: str, *, connections: int, seconds: float, post: bytes | None = None) -> dict[str, Any]:
-    """Requests per second, p50 and p99 in ms, and the number of failed requests."""
+    """Requests per second, p50 and p99 in ms, and the number of failed requests.
+
+    Each `@N@` in `post` becomes the number of the request.
+    """
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "load.lua"
         lines = [_REPORT]
@@ -74,6 +91,7 @@ def wrk(url: str, *, connections: int, seconds: float, post: bytes | None = None
                 f'local file = io.open("{folder}/body.json", "rb")',
                 'wrk.body = file:read("*a")',
                 "file:close()",
+                *([_NUMBERED] if _NUMBER in post else []),
                 _REPORT,
             ]
         script.write_text("\n".join(lines))

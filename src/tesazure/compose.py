@@ -29,6 +29,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -44,14 +45,18 @@ from tesazure.backends.base import Backend
 from tesazure.backends.local import LocalBackend, LocalConfig
 from tesazure.errors import ConfigurationError, StoreUnavailable, TesazureError
 from tesazure.lifecycle import Policy
-from tesazure.plan import GB, Defaults
+from tesazure.plan import GB, Defaults, contains
+from tesazure.runner.engines.choose import EngineChoice, find_engine
 from tesazure.scheduler.loop import Scheduler, SchedulerConfig
 from tesazure.scheduler.retention import Kept
 from tesazure.settings import Effective, Settings, passed_on
 from tesazure.storage.registry import Storages
+from tesazure.store.belonging import belong
+from tesazure.store.examine import examine
 from tesazure.store.sql_store import open_store
 
 _BACKLOG = 1024
+_DATABASE = "tesazure.db"
 _DRAIN_S = 5
 """Seconds that requests under way get to end when the server stops."""
 _YOUNG = 20_000
@@ -59,6 +64,8 @@ _YOUNG = 20_000
 _SPARE_FILES = 1024
 """File descriptors beside those of connections: database, attempts, libraries."""
 _log = logging.getLogger(__name__)
+
+EngineName = Literal["docker", "podman", "sandbox"]
 
 
 class Occupied(TesazureError):
@@ -94,15 +101,30 @@ def serve(effective: Effective) -> int:
         return 3
 
 
+def engine_of(settings: Settings, wanted: EngineName | None = None) -> EngineChoice:
+    """The engine that a server with these settings would take, or would if it had to be `wanted`.
+    Raises ConfigurationError with what was tried. For the command line."""
+    hosts = settings.docker_host, settings.podman_host
+    return find_engine(wanted or settings.local_engine, *hosts, _runtime_dir())
+
+
+def database_of(settings: Settings) -> str:
+    """How the database is that a server with these settings would open, in words; nothing is
+    changed. Raises ConfigurationError, StoreUnavailable. For the command line."""
+    return examine(settings.database_url, settings.data_dir.absolute() / _DATABASE)
+
+
 @contextlib.asynccontextmanager
 async def assembled(settings: Settings, home: Home) -> AsyncIterator[Application]:
     """The whole server but for its socket: store, backend, scheduler and application, running.
 
     Raises ConfigurationError, StoreUnavailable.
     """
+    _check_allowed(settings, home)
     async with contextlib.AsyncExitStack() as stack:
-        store = await open_store(settings.database_url, home.path / "tesazure.db")
+        store = await open_store(settings.database_url, home.path / _DATABASE)
         stack.push_async_callback(store.close)
+        belong(home.path, await store.identity())
         backend = LocalBackend(_local_config(settings, home))
         stack.push_async_callback(backend.stop)
         await backend.start()
@@ -115,8 +137,13 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Application
             settings=settings,
             store=store,
             backend=backend,
-            urls=Storages(settings.allow_dir),
+            urls=Storages(
+                settings.allow_dir,
+                backend.data_dirs(),
+                allow_private=settings.allow_private_addresses,
+            ),
             pulse=scheduler,
+            identity=await store.identity(),
             created=home.created,
             started=time.time(),
             closing=asyncio.Event(),
@@ -128,6 +155,19 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Application
         stack.callback(application.close)
         _warn(backend)
         yield application
+
+
+def _check_allowed(settings: Settings, home: Home) -> None:
+    """Raises ConfigurationError for an allowed directory that tasks could never use."""
+    data = os.path.realpath(home.path)
+    problems = [
+        f"ALLOW_DIR: {directory} is in the data directory {home.path}, which is closed to all"
+        " tasks; name another one with --allow-dir"
+        for directory in settings.allow_dir
+        if contains(data, os.path.realpath(directory))
+    ]
+    if problems:
+        raise ConfigurationError(problems)
 
 
 async def _serve(settings: Settings, home: Home, listener: socket.socket) -> None:
@@ -165,7 +205,7 @@ def _uvicorn_config(settings: Settings, application: Application) -> uvicorn.Con
     limits = ConnectionLimits(settings.request_timeout_s, settings.max_connections)
     return uvicorn.Config(
         application.asgi,
-        http=protocol(limits),
+        http=protocol(limits, application.refused),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -201,6 +241,7 @@ def _home(path: Path) -> Iterator[Home]:
     path = path.absolute()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _close_to_others(path)
         with (path / "lock").open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -219,6 +260,24 @@ def _home(path: Path) -> Iterator[Home]:
     except OSError as error:
         remedy = "make it writable for this server's user, or choose another one"
         raise ConfigurationError([f"DATA_DIR: {error}; {remedy} with --data-dir"]) from error
+
+
+def _close_to_others(path: Path) -> None:
+    """See to it that only our user enters the data directory: a task can leave programs below it
+    that run with their owner's rights (setuid). Raises ConfigurationError, OSError."""
+    found = path.stat()
+    if found.st_uid != os.geteuid():
+        problem = f"DATA_DIR: {path} belongs to user {found.st_uid}, not to this server's user"
+        remedy = f"{os.geteuid()}; chown it, or choose another one with --data-dir"
+        raise ConfigurationError([f"{problem} {remedy}"])
+    if found.st_mode & 0o077 == 0:
+        return
+    if not (path / "server-id").exists() and any(path.iterdir()):
+        problem = f"DATA_DIR: {path} is open to other users and holds other things"
+        remedy = "name a directory of its own with --data-dir, or chmod 700 this one"
+        raise ConfigurationError([f"{problem}; {remedy}"])
+    path.chmod(0o700)
+    _log.warning("the data directory %s was open to other users; now it is not", path)
 
 
 def _server_id(path: Path) -> tuple[str, float]:
@@ -271,17 +330,22 @@ def _local_config(s: Settings, home: Home) -> LocalConfig:
         engine=s.local_engine,
         docker_host=s.docker_host,
         podman_host=s.podman_host,
-        # Where systemd puts XDG_RUNTIME_DIR.
-        runtime_dir=f"/run/user/{os.geteuid()}",
+        runtime_dir=_runtime_dir(),
         cpu_cores=s.local_cpu_cores,
         ram_bytes=int(s.local_ram_gb * GB),
         disk_bytes=int(s.local_disk_gb * GB),
         allow_dirs=s.allow_dir,
         shared_global=s.shared_global_dir,
+        allow_private=s.allow_private_addresses,
         network=s.task_network,
         tail_bytes=s.log_tail_bytes,
         environment=passed_on(),
     )
+
+
+def _runtime_dir() -> str:
+    """Where systemd puts XDG_RUNTIME_DIR: a user's Podman has its socket there."""
+    return f"/run/user/{os.geteuid()}"
 
 
 def _scheduler_config(s: Settings) -> SchedulerConfig:

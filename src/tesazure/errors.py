@@ -12,14 +12,14 @@ TesazureError
 │   ├── BackendUnavailable  the backend cannot be reached now; changes no task
 │   └── Unplaceable         this task can never run on this backend; final, with the reason
 ├── EngineError             the container engine failed (not the user's command)
-│   ├── EngineUnavailable   the engine does not answer
+│   ├── EngineUnavailable   the engine does not answer; retryable
 │   └── ImageUnavailable    the image cannot be had: no such image, no permission, no network
 └── StorageError            names the URL without its secrets
     ├── StorageNotFound     nothing at this URL
     ├── PermissionDenied    there, but not for us; or outside the allowed directories
     ├── UnsupportedUrl      no storage system serves this URL
     ├── StorageFull         no space left on the device
-    └── StorageUnavailable  failed after retries
+    └── StorageUnavailable  failed after retries; retryable
 """
 
 from __future__ import annotations
@@ -29,7 +29,14 @@ from dataclasses import dataclass
 
 
 class TesazureError(Exception):
-    """Root of all errors that this package raises on purpose."""
+    """Root of all errors that this package raises on purpose.
+
+    `retryable` is for the errors that can end an attempt: whether another attempt of the task may
+    succeed where this one failed, because the fault is neither the task's nor the node's lasting
+    state. A runner's SYSTEM_ERROR takes it over, and `lifecycle` makes the attempts.
+    """
+
+    retryable = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +105,15 @@ class EngineError(TesazureError):
 class EngineUnavailable(EngineError):
     """The engine does not answer."""
 
+    retryable = True
+
 
 class ImageUnavailable(EngineError):
     """The image cannot be had; the message says why."""
 
 
 class StorageError(TesazureError):
-    """A transfer failed. The message names the URL without its secrets.
-
-    `final`: another attempt of the task would fail alike.
-    """
-
-    final = True
+    """A transfer failed. The message names the URL without its secrets."""
 
 
 class StorageNotFound(StorageError):
@@ -125,12 +129,10 @@ class UnsupportedUrl(StorageError):
 
 
 class StorageFull(StorageError):
-    """No space is left on the device that was written to."""
-
-    final = False
+    """No space is left on the device that was written to. Another attempt would fill it again."""
 
 
 class StorageUnavailable(StorageError):
     """The storage system failed, after the retries that make sense."""
 
-    final = False
+    retryable = True

@@ -6,6 +6,7 @@ GA4GH TES 1.1.0, tesState.
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -74,7 +75,8 @@ class Policy(msgspec.Struct, frozen=True):
     max_retries: int = 2
     retry_delay_s: float = 1.0
     grace_s: float = 60.0
-    """How long past its time limit the server waits for the runner to end the attempt itself."""
+    """How long past its time limit the server waits for the runner to end the attempt itself; a
+    node's clock may be off by less."""
     cancel_grace_s: float = 30.0
     """How long the runner may take to stop after it was asked to, before it is made to."""
 
@@ -95,7 +97,8 @@ class Facts(msgspec.Struct, frozen=True):
     task_id: str
     state: State
     max_runtime_s: float
-    """Limit of an attempt, in seconds; 0: none."""
+    """Limit of an attempt's stage-in and executors together, pulling images included, in seconds;
+    0: none. The runner counts it; here it only backs up a runner that does not."""
     attempt: Attempt | None = None
     seen_events: int = 0
     """Events of the report that the committed TaskLog holds."""
@@ -211,7 +214,7 @@ def _follow(
 ) -> list[Action]:
     report, ended = seen.report, seen.report.ended
     limit = facts.max_runtime_s
-    overdue = limit > 0 and now > attempt.started + limit + policy.grace_s
+    overdue = _is_overdue(attempt, report, limit, now - policy.grace_s)
     alive = seen.phase in (Phase.PENDING, Phase.RUNNING)
     # A runner that ends as CANCELED was told to stop: here, by the release of an overdue attempt
     # which a crash of the server cut short; otherwise by somebody else, such as a shutdown.
@@ -230,6 +233,16 @@ def _follow(
         return _news(facts, report)
     what, final = _LOSSES[seen.phase]
     return _lost(facts, attempt, handle, what, final, seen, policy)
+
+
+def _is_overdue(attempt: Attempt, report: Report, limit: float, now: float) -> bool:
+    """Whether a runner that began, and has executors left to run, is past the limit."""
+    if not limit or not report.started or report.executors_over:
+        return False
+    began = attempt.started
+    if isinstance(report.log.start_time, str):
+        began = max(began, datetime.fromisoformat(report.log.start_time).timestamp())
+    return now > began + limit
 
 
 _LOSSES = {

@@ -13,6 +13,15 @@ WORK = "/tes-wd"
 SHARED = "/tes-wd/shared"
 SHARED_GLOBAL = "/tes-wd/shared-global"
 
+SHM = "/dev/shm"  # noqa: S108 - as TMP
+KERNEL = ("/dev", "/proc", "/sys")
+"""The container's own file systems: nothing of a task can lie there, save in SHM."""
+
+_SYSTEM = frozenset(
+    {"bin", "boot", "etc", "home", "lib", "opt", "root", "run", "sbin", "srv", "usr", "var"}
+)
+"""Top directories in which images have their own files (Filesystem Hierarchy Standard 3.0)."""
+
 GB = 10**9
 
 
@@ -123,10 +132,29 @@ def shared_directories(plan_paths: set[str]) -> list[str]:
     return outermost({TMP, WORK} | plan_paths)
 
 
-def make_plan(task_id: str, task: Task, defaults: Defaults, notes: list[str]) -> Plan:
-    """The Plan of a validated task. Outputs are required unless a submitter adapter says not."""
+def is_kernels(path: str) -> bool:
+    """Whether a container path lies in one of the kernel's file systems."""
+    return any(contains(own, path) for own in KERNEL) and not contains(SHM, path)
+
+
+def make_plan(
+    task_id: str,
+    task: Task,
+    defaults: Defaults,
+    notes: list[str],
+    max_runtime_s: float | None = None,
+    *,
+    outputs_required: bool = True,
+) -> Plan:
+    """The Plan of a validated task.
+
+    `max_runtime_s` is the limit as it was settled at submission; None: to be settled now. Without
+    `outputs_required`, an output that is missing after success is a warning.
+    """
     downloads = [_download(i, item) for i, item in enumerate(task.inputs or [])]
-    uploads = [_upload(i, item) for i, item in enumerate(task.outputs or [])]
+    uploads = [
+        _upload(i, item, required=outputs_required) for i, item in enumerate(task.outputs or [])
+    ]
     steps = [_step(executor) for executor in task.executors]
     volumes = [normalise(v) for v in task.volumes or []]
     paths = set(volumes)
@@ -138,6 +166,8 @@ def make_plan(task_id: str, task: Task, defaults: Defaults, notes: list[str]) ->
         )
     for s in steps:
         paths.update(posixpath.dirname(p) for p in (s.stdout, s.stderr) if p)
+    if len(steps) > 1:  # one step alone has nobody to share it with
+        paths.update(s.workdir for s in steps if s.workdir and not _is_system(s.workdir))
     resources = task.resources
     parameters = (resources and resources.backend_parameters) or {}
     return Plan(
@@ -148,10 +178,16 @@ def make_plan(task_id: str, task: Task, defaults: Defaults, notes: list[str]) ->
         volumes=volumes,
         shared=shared_directories(paths),
         limits=limits(task, defaults),
-        max_runtime_s=float(parameters.get("max_runtime_s") or defaults.max_runtime_s),
+        max_runtime_s=runtime_limit(task, defaults) if max_runtime_s is None else max_runtime_s,
         backend_parameters=parameters,
         notes=notes,
     )
+
+
+def runtime_limit(task: Task, defaults: Defaults) -> float:
+    """How long an attempt may take, in seconds; 0: no limit."""
+    parameters = (task.resources and task.resources.backend_parameters) or {}
+    return float(parameters.get("max_runtime_s") or defaults.max_runtime_s)
 
 
 def limits(task: Task, defaults: Defaults) -> Limits:
@@ -180,7 +216,13 @@ def _download(index: int, item: Input) -> Download:
     )
 
 
-def _upload(index: int, item: Output) -> Upload:
+def _is_system(path: str) -> bool:
+    """Whether a directory is the root, or likely holds files of the image."""
+    top = path.split("/")[1]
+    return not top or top in _SYSTEM or top.startswith("lib") or is_kernels(path)
+
+
+def _upload(index: int, item: Output, *, required: bool) -> Upload:
     pattern = is_pattern(item.path)
     return Upload(
         index=index,
@@ -188,6 +230,7 @@ def _upload(index: int, item: Output) -> Upload:
         url=item.url,
         prefix=item.path_prefix if pattern else None,
         type=item.type,
+        required=required,
     )
 
 

@@ -55,12 +55,14 @@ class ExecutorStarted(Event, tag="executor_started", frozen=True):
 
 
 class ExecutorEnded(Event, tag="executor_ended", frozen=True):
-    """Executor `index` ended; `stdout` and `stderr` are tails of its streams."""
+    """Executor `index` ended; `stdout` and `stderr` are tails of its streams. `last`: no other one
+    follows, the outputs do."""
 
     index: int = 0
     exit_code: int = 0
     stdout: str = ""
     stderr: str = ""
+    last: bool = False
 
 
 class Uploaded(Event, tag="uploaded", frozen=True):
@@ -92,6 +94,8 @@ class Report(msgspec.Struct, kw_only=True):
     events: int = 0
     started: bool = False
     executor_started: bool = False
+    executors_over: bool = False
+    """None runs and none will: only the outputs are left to do."""
     ended: Ended | None = None
     input_types: dict[int, FileType] = {}
     output_types: dict[int, FileType] = {}
@@ -144,6 +148,7 @@ def fold(events: Iterable[AnyEvent], report: Report | None = None) -> Report:
                 entry.exit_code = event.exit_code
                 entry.stdout = event.stdout
                 entry.stderr = event.stderr
+                report.executors_over = event.last
             case Uploaded():
                 log.outputs.append(
                     OutputFileLog(url=event.url, path=event.path, size_bytes=str(event.size))

@@ -20,6 +20,8 @@ import msgspec
 from tesazure.errors import ConfigurationError
 
 PREFIX = "APP_"
+LONGEST_RUNTIME_S = 10 * 365 * 86400
+"""No time limit may be longer: ten years. Far larger numbers are beyond what clocks can add."""
 Source = Literal["default", "file", "environment", "command line"]
 
 
@@ -66,12 +68,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0
     local_ram_gb: Annotated[float, Help("Memory that tasks may use together; 0: all.")] = 0
     local_disk_gb: Annotated[
-        float, Help("Disk that tasks may use together; 0: what is free in the data directory.")
+        float,
+        Help("Disk that tasks may use together, as far as it is free; 0: the whole file system."),
     ] = 0
     shared_global_dir: Annotated[
         str, Help("Host directory seen as /tes-wd/shared-global; empty: one in the data directory.")
     ] = ""
     task_network: Annotated[bool, Help("Whether tasks have a network.")] = True
+    allow_private_addresses: Annotated[
+        bool,
+        Help(
+            "Whether URLs of inputs and outputs may lead to private addresses, this machine's own"
+            " among them; metadata services of clouds are always refused."
+        ),
+    ] = True
     default_cpu_cores: Annotated[float, Help("Cores reserved for a task that names none.")] = 1
     default_ram_gb: Annotated[float, Help("Memory reserved for a task that names none.")] = 0.5
     default_disk_gb: Annotated[float, Help("Disk reserved for a task that names none.")] = 0.1
@@ -320,8 +330,10 @@ def _conflicts(s: Settings) -> list[str]:
     problems = []
     if s.port > 65535:
         problems.append("PORT: must be at most 65535")
-    if s.database_url and urlsplit(s.database_url).scheme not in ("postgresql", "postgres"):
-        problems.append("DATABASE_URL: must begin with postgresql:// (empty: SQLite)")
+    if s.database_url:
+        problems += _url_problems(s.database_url)
+    if s.max_runtime_s > LONGEST_RUNTIME_S:
+        problems.append(f"MAX_RUNTIME_S: must be at most {LONGEST_RUNTIME_S} (10 years; 0: none)")
     for directory in s.allow_dir:
         if not directory.is_absolute():
             problems.append(f"ALLOW_DIR: {directory} must be an absolute path")
@@ -331,3 +343,16 @@ def _conflicts(s: Settings) -> list[str]:
         f"{name.upper()}: must be at least 1" for name in _POSITIVE if getattr(s, name) < 1
     ]
     return problems
+
+
+def _url_problems(url: str) -> list[str]:
+    """What is wrong with DATABASE_URL, in words that do not show it: it holds a password."""
+    try:
+        parsed = urlsplit(url)
+        _ = parsed.port
+    except ValueError:
+        text = "is not a URL; write postgresql://user:password@host:port/name, with special"
+        return [f"DATABASE_URL: {text} characters percent-encoded ([ as %5B, @ as %40, / as %2F)"]
+    if parsed.scheme not in ("postgresql", "postgres"):
+        return ["DATABASE_URL: must begin with postgresql:// (empty: SQLite)"]
+    return []

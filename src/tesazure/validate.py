@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import msgspec
 from msgspec import inspect
 
 from tesazure.errors import FieldError, InvalidInput
-from tesazure.model import SERVER_FIELDS, Executor, Input, Output, Resources, Task, is_pattern
+from tesazure.model import (
+    SERVER_FIELDS,
+    Executor,
+    FileType,
+    Input,
+    Output,
+    Resources,
+    Task,
+    is_pattern,
+)
+from tesazure.plan import is_kernels, normalise
 
 MAX_ERRORS = 1000
 """Errors looked for in one document; a hostile one could have millions."""
@@ -101,6 +111,8 @@ def _shape(value: Any, kind: inspect.Type, path: str, unknown: list[str]) -> Ite
                 yield FieldError(path, f"must be an object, not {_named(value)}")
                 return
             for key, element in value.items():
+                if "\0" in key:
+                    yield FieldError(path, "keys must not contain a NUL character")
                 yield from _shape(element, item, f"{path}.{key}", unknown)
         case _:
             yield from _scalar_shape(value, kind, path)
@@ -192,16 +204,31 @@ def _executor(here: str, executor: Executor) -> Iterator[FieldError]:
 
 
 def _inputs(inputs: list[Input]) -> Iterator[FieldError]:
-    seen: dict[str, tuple[str | None, str | None]] = {}
+    seen: dict[str, int] = {}
     for i, item in enumerate(inputs):
-        if not _is_plain(item.path):
-            yield from _file_path(f"inputs[{i}].path", item.path)
+        path = item.path
+        if not _is_plain(path):
+            yield from _file_path(f"inputs[{i}].path", path)
+            path = normalise(path)
         if not item.url and item.content is None:
             yield FieldError(f"inputs[{i}].url", "is required unless content is set")
-        source = (item.url, item.content)
-        if seen.setdefault(item.path, source) != source:
-            text = f"{item.path} is the path of another input too"
+        other = inputs[seen.setdefault(path, i)]
+        if (item.url, item.content) != (other.url, other.content):
+            text = f"{path} is the path of another input too"
             yield FieldError(f"inputs[{i}].path", text)
+    if len(seen) > 1:
+        yield from _files_as_directories(inputs, seen)
+
+
+def _files_as_directories(inputs: list[Input], seen: dict[str, int]) -> Iterator[FieldError]:
+    """Inputs below one that is a file. `seen`: where each normalised path first is."""
+    # With a slash at its end, a directory sorts right in front of all that is below it.
+    ordered = sorted((f"{path}/", i) for path, i in seen.items())
+    for (upper, i), (lower, j) in pairwise(ordered):
+        is_file = inputs[i].content or inputs[i].type is FileType.FILE
+        if is_file and lower.startswith(upper):
+            text = f"{lower[:-1]} cannot lie below inputs[{i}].path, {upper[:-1]}, which is a file"
+            yield FieldError(f"inputs[{j}].path", text)
 
 
 def _output(here: str, output: Output) -> Iterator[FieldError]:
@@ -237,13 +264,16 @@ def _file_path(field: str, path: str) -> Iterator[FieldError]:
 def _path(field: str, path: str) -> Iterator[FieldError]:
     if not path.startswith("/"):
         yield FieldError(field, "must be an absolute path: begin it with /")
+    elif is_kernels(normalise(path)):
+        yield FieldError(field, "must not lie in /proc, /sys or /dev, except below /dev/shm")
     if ".." in path and ".." in path.split("/"):
         yield FieldError(field, "must not contain ..")
 
 
-_is_plain = re.compile(r"(?:/[^/.*?[][^/*?[]*)+").fullmatch
-"""Matches most paths: absolute, not the root, no wildcards, no component that begins with a dot.
-There is nothing to say about these, and saying it slowly would be half of a submission's cost."""
+_is_plain = re.compile(r"(?!/(?:dev|proc|sys)(?:/|\Z))(?:/[^/.*?[][^/*?[]*)+").fullmatch
+"""Matches most paths: absolute, normalised, not the root nor the kernel's, no wildcards, no
+component that begins with a dot. There is nothing to say about these, and saying it slowly would be
+half of a submission's cost."""
 
 
 def _is_root(path: str) -> bool:

@@ -18,7 +18,7 @@ from tests.clients.conftest import Server, serving
 from tests.service.server import OLD, create, ended, get
 
 WRAPPER = """\
-cd /work
+cd /job
 bash .command.sh > .command.out 2> .command.err
 code=$?
 echo $code > .exitcode
@@ -41,22 +41,22 @@ def nextflow_task(work: Path, script: str, reads: Path, outputs: dict[str, str])
     (work / ".command.run").write_text(WRAPPER)
     control = (".command.out", ".command.err", ".command.log", ".exitcode")
     patterns = [
-        {"path": f"/work/{name}", "type": kind}
-        | ({"path_prefix": "/work", "url": str(work)} if "*" in name else {"url": f"{work}/{name}"})
+        {"path": f"/job/{name}", "type": kind}
+        | ({"path_prefix": "/job", "url": str(work)} if "*" in name else {"url": f"{work}/{name}"})
         for name, kind in outputs.items()
     ]
-    command = "bash /work/.command.run 2>&1 | tee /work/.command.log"
+    command = "bash /job/.command.run 2>&1 | tee /job/.command.log"
     return {
         "name": "COUNT (1)",
         "inputs": [
             *(
-                {"url": f"{work}/{name}", "path": f"/work/{name}", "type": "FILE"}
+                {"url": f"{work}/{name}", "path": f"/job/{name}", "type": "FILE"}
                 for name in (".command.sh", ".command.run")
             ),
-            {"url": str(reads), "path": f"/work/{reads.name}", "type": "FILE"},
+            {"url": str(reads), "path": f"/job/{reads.name}", "type": "FILE"},
         ],
         "outputs": [
-            *({"url": f"{work}/{name}", "path": f"/work/{name}"} for name in control),
+            *({"url": f"{work}/{name}", "path": f"/job/{name}"} for name in control),
             *patterns,
         ],
         "resources": {"cpu_cores": 1, "ram_gb": 0.25, "disk_gb": None},
@@ -64,7 +64,7 @@ def nextflow_task(work: Path, script: str, reads: Path, outputs: dict[str, str])
             {
                 "image": "any",
                 "command": ["bash", "-o", "pipefail", "-c", command],
-                "workdir": "/work",
+                "workdir": "/job",
             }
         ],
     }

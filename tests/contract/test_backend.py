@@ -10,20 +10,27 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from tesazure.backends import local
 from tesazure.backends.base import Backend
 from tesazure.backends.local import LocalBackend, LocalConfig
 from tesazure.errors import ConfigurationError, NotFound, Unplaceable
 from tesazure.lifecycle import Handle, Observation, Phase
 from tesazure.model import Executor, Resources, State, Task
 from tesazure.plan import Defaults, Plan, make_plan
+from tesazure.report import Said, encode
+from tesazure.runner.config import NodeConfig
 from tests.conftest import refuse
 from tests.services import base
 
 DEFAULTS = Defaults(cpu_cores=1, ram_gb=0.1, disk_gb=0.1, max_runtime_s=0)
 DEADLINE_S = 40.0
 MARKS = "/tes-wd/shared-global"
+
+ONE_BY_ONE = pytest.mark.xdist_group("backend-docker")
+"""Attempts of different tests have the same keys, which one engine takes for the same attempts."""
 
 
 class Site:
@@ -78,7 +85,7 @@ class Site:
         await self.stack.aclose()
 
 
-@pytest.fixture(params=["sandbox", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest.fixture(params=["sandbox", pytest.param("docker", marks=[pytest.mark.docker, ONE_BY_ONE])])
 async def site(request: pytest.FixtureRequest, short_dir: Path) -> AsyncIterator[Site]:
     host = image = ""
     if request.param == "docker":
@@ -160,7 +167,7 @@ async def test_capabilities_are_constant(backend: LocalBackend, site: Site) -> N
     assert first.engine == site.engine
     assert first.capacity is not None
     assert first.capacity.cpu_cores > 0
-    assert bool(first.warnings) == (site.engine == "sandbox")
+    assert (local.SANDBOX_WARNING in first.warnings) == (site.engine == "sandbox")
     assert (await site.server("two")).capabilities.scope == first.scope
 
 
@@ -192,6 +199,16 @@ async def test_plans_larger_than_the_machine_are_refused(backend: LocalBackend, 
         backend.admit(site.plan("true", ram_gb=10**6))
     with pytest.raises(Unplaceable, match="disk"):
         backend.admit(site.plan("true", disk_gb=10**8))
+
+
+async def test_there_is_never_more_room_than_capacity(backend: LocalBackend) -> None:
+    capacity = backend.capabilities.capacity
+    assert capacity is not None
+    for closely in (False, True):
+        room = await backend.room(closely)
+        assert room is not None
+        assert 0 < room.disk_bytes <= capacity.disk_bytes
+        assert (room.cpu_cores, room.ram_bytes) == (capacity.cpu_cores, capacity.ram_bytes)
 
 
 # -- submit, find, observe ----------------------------------------------------------------------
@@ -266,6 +283,43 @@ async def test_observe_has_an_entry_for_each_handle(backend: LocalBackend, site:
     assert seen["gone"].reason
     assert seen["stays"].report.executor_started
     assert await backend.observe({}) == {}
+
+
+async def test_one_that_cannot_be_looked_at_hides_no_other(
+    backend: LocalBackend, site: Site
+) -> None:
+    good = await site.submit(backend, "true", "k1")
+    bad = await site.submit(backend, "true", "k2")
+    await ended(backend, good)
+    await ended(backend, bad)
+    report = Path(bad["dir"]) / "report.jsonl"
+    aside = report.rename(report.with_name("aside"))
+    report.mkdir()
+    other = await site.server("two")
+    handles: dict[str, Handle] = {"k2": bad, "k3": {"dir": "/etc"}, "k4": {}, "k1": good}
+    seen = await other.observe(handles)
+    assert seen.keys() == {"k1"}
+    report.rmdir()
+    aside.rename(report)
+    assert (await other.observe({"k2": bad}))["k2"].report.ended is not None
+
+
+async def test_a_long_report_is_adopted_beside_the_event_loop(
+    backend: LocalBackend, site: Site
+) -> None:
+    handle = await site.submit(backend, "true", "k1")
+    await ended(backend, handle)
+    line = encode(Said(time="2026-01-01T00:00:00.000000Z", message="x" * 1000))
+    for lines, beside in ((0, False), (1000, True)):
+        with (Path(handle["dir"]) / "report.jsonl").open("ab") as report:
+            report.write(line * lines)
+        turns: list[int] = []
+        other = await site.server(f"reads{lines}")
+        asyncio.get_running_loop().call_soon(turns.append, 1)
+        seen = (await other.observe({"k1": handle}))["k1"]
+        assert bool(turns) is beside
+        assert seen.report.events > lines
+        assert seen.report.ended is not None
 
 
 async def test_changed_tells_of_events_and_else_waits(backend: LocalBackend, site: Site) -> None:
@@ -450,6 +504,24 @@ async def test_a_dead_spawner_is_replaced(backend: LocalBackend, site: Site) -> 
     assert seen.report.ended is not None
     assert seen.report.ended.state is State.COMPLETE
     assert (await look(backend, stays)).phase in (Phase.RUNNING, Phase.PENDING)
+
+
+async def test_tasks_are_kept_out_of_all_servers_data(site: Site) -> None:
+    one, two = await site.server("one"), await site.server("two")
+    handle = await site.submit(two, "true", "k")
+    node = msgspec.json.decode((Path(handle["dir"]) / "node.json").read_bytes(), type=NodeConfig)
+    assert set(node.hidden) == {str(site.directory / name) for name in ("one", "two")}
+    assert set(one.data_dirs()) == set(two.data_dirs()) == set(node.hidden)
+    await ended(two, handle)
+
+
+async def test_a_shared_directory_that_others_can_enter_is_warned_of(site: Site) -> None:
+    """A task of root can leave a setuid program there."""
+    open_to_all = (await site.server("one")).capabilities.warnings
+    assert any(str(site.marks) in warning and "setuid" in warning for warning in open_to_all)
+    site.directory.chmod(0o700)
+    closed = (await site.server("two")).capabilities.warnings
+    assert not any("setuid" in warning for warning in closed)
 
 
 def files(handle: Handle) -> set[str]:

@@ -9,6 +9,7 @@ import os
 import secrets
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -325,6 +326,12 @@ def test_exceeding_memory_is_named(bench: Bench) -> None:
         assert exit_.exit_code not in (0, 137)  # a sandbox of an ordinary user: allocation fails
     else:
         assert (exit_.exit_code, exit_.out_of_memory) == (137, True)
+        assert bench.run("sh", "-c", "tail /dev/zero; exit 3", ram_bytes=64 * MB).out_of_memory
+
+
+def test_a_command_that_copes_with_a_lost_child_succeeds(bench: Bench) -> None:
+    script = "tail /dev/zero && exit 9; echo coped"
+    assert bench.output("sh", "-c", script, ram_bytes=64 * MB) == "coped\n"
 
 
 def test_memory_within_the_limit(bench: Bench) -> None:
@@ -355,6 +362,20 @@ def test_what_the_task_wrote_can_be_read_and_deleted(bench: Bench) -> None:
     script = "mkdir -p /work/a/b; echo x > /work/a/b/f; chmod 400 /work/a/b/f; chmod 0 /work/a/b"
     bench.output("sh", "-c", script)
     assert (bench.root / "work/a/b/f").read_text() == "x\n"
+    remove_tree(bench.root)
+    assert not bench.root.exists()
+
+
+def test_an_archive_can_be_unpacked_and_used(bench: Bench) -> None:
+    with tarfile.open(bench.root / "work/in.tar", "w") as tar:
+        for name, kind in (("d", tarfile.DIRTYPE), ("d/f", tarfile.REGTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.mode, member.uid, member.gid = kind, 0o755, 1234, 5678
+            tar.addfile(member)
+    script = "tar xf in.tar && echo x >> d/f && touch d/new && cat d/f"
+    assert bench.output("sh", "-c", script, workdir="/work") == "x\n"
+    assert bench.output("sh", "-c", "cat /work/d/f && rm /work/d/new") == "x\n"
+    assert (bench.root / "work/d/f").read_text() == "x\n"
     remove_tree(bench.root)
     assert not bench.root.exists()
 

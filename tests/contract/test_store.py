@@ -58,6 +58,23 @@ async def test_a_task_comes_back_as_it_was_given(store: SqlStore) -> None:
     assert (brief.seq, brief.id, brief.state) == (found.seq, task.id, State.QUEUED)
 
 
+async def test_a_database_has_an_identity_of_its_own(place: Place, tmp_path: Path) -> None:
+    first, second = await place.open(), await place.open()
+    assert await first.identity() == await second.identity()
+    other = Place("", tmp_path / "other.db")
+    assert await (await other.open()).identity() != await first.identity()
+    await other.close()
+
+
+async def test_a_placed_tasks_log_begins_with_its_warnings(store: SqlStore) -> None:
+    [task] = await created(store, notes=["unknown field x was ignored"], max_runtime_s=7.5)
+    [record] = await store.place("server-1", SCOPE, only(task.id), 10, time.time())
+    assert record.max_runtime_s == 7.5
+    log = msgspec.json.decode(record.attempts[0].log, type=TaskLog)
+    [line] = log.system_logs
+    assert line.endswith("Z WARNING unknown field x was ignored")
+
+
 async def test_tasks_of_others_and_unknown_ones_are_not_there(store: SqlStore) -> None:
     ann, nobody = new_task(owner="ann"), new_task()
     await store.create(ann)
@@ -197,8 +214,26 @@ async def test_a_retry_waits_for_its_time(store: SqlStore) -> None:
     assert await store.next_retry() is None
 
 
+async def test_two_states_in_one_write(store: SqlStore) -> None:
+    task = await placed(store)
+    version = await advanced(store, task, State.INITIALIZING)
+    with pytest.raises(ValueError, match="illegal"):
+        await store.apply(
+            Change(task_id=task.id, version=version, via=State.COMPLETE, state=State.RUNNING)
+        )
+    with pytest.raises(ValueError, match="nowhere"):
+        await store.apply(Change(task_id=task.id, version=version, via=State.RUNNING))
+    change = Change(task_id=task.id, version=version, via=State.RUNNING, state=State.COMPLETE)
+    assert await store.apply(change) == version + 1
+    events = await store.events_after(0, 100, ALL, [task.id])
+    states = [State.QUEUED, State.INITIALIZING, State.RUNNING, State.COMPLETE]
+    assert [event.state for event in events] == states
+    counts = await store.count_by_state()
+    assert {state for state, number in counts.items() if number} == {State.COMPLETE}
+
+
 async def test_reject_ends_with_the_reason(store: SqlStore) -> None:
-    [task] = await created(store)
+    [task] = await created(store, notes=["x was ignored"])
     with pytest.raises(StaleVersion):
         await store.reject(task.id, 2, "stale", time.time())
     await store.reject(task.id, 1, "it needs 9 cores, the machine has 2", 1_700_000_000.5)
@@ -208,7 +243,8 @@ async def test_reject_ends_with_the_reason(store: SqlStore) -> None:
     [attempt] = found.attempts
     log = msgspec.json.decode(attempt.log, type=TaskLog)
     assert log.system_logs == [
-        "2023-11-14T22:13:20.500000Z ERROR it needs 9 cores, the machine has 2"
+        "2023-11-14T22:13:20.500000Z WARNING x was ignored",
+        "2023-11-14T22:13:20.500000Z ERROR it needs 9 cores, the machine has 2",
     ]
     assert (attempt.handle, attempt.released, attempt.discarded) == (None, True, True)
     running = await placed(store)

@@ -95,7 +95,7 @@ async def test_counts_follow_every_change(store: SqlStore) -> None:
     await store.request_cancel(gone.id, ALL)
     counts = {state: n for state, n in (await store.count_by_state()).items() if n}
     assert counts == {State.QUEUED: 3, State.COMPLETE: 1, State.CANCELED: 1}
-    await store.mark_discarded(task.id)
+    await store.mark_discarded([task.attempts[0].key])
     assert await store.forget(time.time() + 10, 100) == 2
     counts = {state: n for state, n in (await store.count_by_state()).items() if n}
     assert counts == {State.QUEUED: 3}
@@ -110,8 +110,21 @@ async def test_work_files_go_when_the_task_ended_long_enough_ago(store: SqlStore
     assert await store.discardable(SCOPE, now - 1000, 10) == []
     assert await store.discardable("node-2", now + 10, 10) == []
     assert await store.discardable(SCOPE, now + 10, 10) == [task]
-    await store.mark_discarded(task.id)
+    await store.mark_discarded([task.attempts[0].key])
     assert await store.discardable(SCOPE, now + 10, 10) == []
+
+
+async def test_the_ends_of_attempts_of_any_scope(store: SqlStore) -> None:
+    gone = await finished(store, scope="a name of before")
+    runs = await placed(store)
+    unreleased = await placed(store)
+    await advanced(store, unreleased, State.INITIALIZING, State.EXECUTOR_ERROR)
+    keys = [task.attempts[0].key for task in (gone, runs, unreleased)]
+    found = await store.ends([*keys, "unknown"])
+    ended = found.pop(keys[0])
+    assert ended is not None
+    assert abs(ended - time.time()) < 60
+    assert found == {keys[1]: None, keys[2]: None}
 
 
 async def test_each_node_discards_its_own_attempts(store: SqlStore) -> None:
@@ -127,11 +140,11 @@ async def test_each_node_discards_its_own_attempts(store: SqlStore) -> None:
     [here] = await store.discardable(SCOPE, soon, 10)
     [there] = await store.discardable("node-2", soon, 10)
     assert [[a.number for a in record.attempts] for record in (here, there)] == [[1], [2]]
-    await store.mark_discarded(task.id, SCOPE)
+    await store.mark_discarded([here.attempts[0].key])
     assert await store.discardable(SCOPE, soon, 10) == []
     assert await store.forget(soon, 10) == 0
     [there] = await store.discardable("node-2", soon, 10)
-    await store.mark_discarded(task.id, "node-2")
+    await store.mark_discarded([there.attempts[0].key])
     assert await store.forget(soon, 10) == 1
 
 

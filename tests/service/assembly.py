@@ -15,7 +15,7 @@ from tesazure.api.ids import new_task_id
 from tesazure.backends.local import LocalBackend, LocalConfig
 from tesazure.lifecycle import Policy
 from tesazure.model import TERMINAL, Executor, Resources, State, Task, TaskLog
-from tesazure.plan import GB, Defaults, limits
+from tesazure.plan import GB, Defaults, limits, runtime_limit
 from tesazure.scheduler.loop import Scheduler, SchedulerConfig
 from tesazure.scheduler.retention import Kept
 from tesazure.store.base import Store
@@ -52,7 +52,12 @@ class Assembly:
         self.marks.mkdir(exist_ok=True)
         self.marks.chmod(0o777)
 
-    async def start(self, scheduler: SchedulerConfig | None = None, cores: float = 4) -> None:
+    async def start(
+        self,
+        scheduler: SchedulerConfig | None = None,
+        cores: float = 4,
+        disk_bytes: int = 100 * GB,
+    ) -> None:
         """Start everything; again after `stop`, as a restarted server."""
         self.store: Store = await open_store(self.url, self.directory / f"{self.name}.db")
         self.backend = LocalBackend(
@@ -61,8 +66,9 @@ class Assembly:
                 engine="sandbox",
                 cpu_cores=cores,
                 ram_bytes=8 * GB,
-                disk_bytes=100 * GB,
+                disk_bytes=disk_bytes,
                 shared_global=str(self.marks),
+                allow_dirs=(self.marks,),
                 register=self.directory / "register",
                 network=False,
             )
@@ -96,13 +102,16 @@ class Assembly:
         await self.stop()
 
     async def submit(
-        self, script: str, resources: Resources | None = None, task: Task | None = None
+        self,
+        script: str,
+        resources: Resources | None = None,
+        task: Task | None = None,
+        **changes: object,
     ) -> str:
-        """Submit a task of one shell script; its id."""
+        """Submit a task of one shell script, `changes` made to what is stored; its id."""
         executor = Executor(image="unused", command=["sh", "-c", script])
         task = task or Task(executors=[executor], resources=resources)
         need = limits(task, DEFAULTS)
-        parameters = (resources and resources.backend_parameters) or {}
         task_id = new_task_id(time.time())
         new = NewTask(
             id=task_id,
@@ -113,11 +122,11 @@ class Assembly:
             reservation=Reservation(
                 need.reserved_cpu_cores, need.reserved_ram_bytes, need.reserved_disk_bytes
             ),
-            max_runtime_s=float(parameters.get("max_runtime_s") or 0),
+            max_runtime_s=runtime_limit(task, DEFAULTS),
             notes=[],
             created=time.time(),
         )
-        await self.store.create(new)
+        await self.store.create(msgspec.structs.replace(new, **changes))
         self.scheduler.wake()
         return task_id
 

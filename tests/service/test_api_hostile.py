@@ -198,6 +198,8 @@ def test_others_are_served_beside_slow_clients_and_refused_beyond_the_limit(
         OK[:-1] + b',"name":"a\0b"}',
         OK[:-1] + b',"tags":{"a\\u0000b":"c"}}',
         OK[:-1] + b',"tags":{"a":1}}',
+        OK[:-3] + b',"env":{"a\\u0000b":"c"}}]}',
+        OK[:-1] + b',"resources":{"backend_parameters":{"max_runtime_s":"315360001"}}}',
         OK[:-1] + b',"inputs":[{"path":"/a","url":"file:///a%00b"}]}',
         OK[:-1] + b',"inputs":[{"path":"/a\\u0000","url":"http://x/"}]}',
         OK[:-1] + b',"inputs":[{"path":"/a","url":"http://[::1"}]}',
@@ -207,7 +209,7 @@ def test_others_are_served_beside_slow_clients_and_refused_beyond_the_limit(
         b'{"executors":[' + b"{}," * 200_000 + b"{}]}",
         OK[:-1] + b',"volumes":[' + b'"x",' * 150_000 + b'"x"]}',
     ],
-    ids=range(23),
+    ids=range(25),
 )
 def test_bodies_made_to_break_the_parser(server: RunningServer, body: bytes) -> None:
     began = time.monotonic()
@@ -253,6 +255,33 @@ def test_what_is_not_http(server: RunningServer, data: bytes) -> None:
         sock.sendall(data)
         refused(sock, 400, "invalid_http")
         assert is_closed(sock)
+
+
+def test_refusals_below_the_application_are_seen(server: RunningServer) -> None:
+    """They are in the log under their request id, and in the metrics."""
+    with connect(server) as sock:
+        sock.sendall(b"GARBAGE\r\n\r\n")
+        status, headers, body = receive(sock)
+    name = headers["x-request-id"]
+    assert json.loads(body)["error"]["request_id"] == name
+    with connect(server) as sock:
+        sock.sendall(head("/v1/tasks?secret=1", Content_Length=9, X_Request_ID="slow-one"))
+        late, headers, _ = receive(sock)
+    assert (status, late, headers["x-request-id"]) == (400, 408, "slow-one")
+
+    def logged(name: str) -> dict[str, Any]:
+        lines = server.log.read_text().splitlines()
+        return next((json.loads(x) for x in lines if f'"request_id":"{name}"' in x), {})
+
+    until(lambda: logged(name) and logged("slow-one"))
+    assert logged(name)["status"] == 400
+    entry = logged("slow-one")
+    assert (entry["method"], entry["path"], entry["status"]) == ("POST", "/v1/tasks", 408)
+    assert entry["ms"] >= TIMEOUT_S * 1000
+    with server.client() as client:
+        metrics = client.get("/metrics").text
+    assert 'method="POST",route="(none)",status="4xx"' in metrics
+    assert 'method="-",route="(none)",status="4xx"' in metrics
 
 
 @pytest.mark.parametrize(

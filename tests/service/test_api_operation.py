@@ -66,11 +66,17 @@ def test_start_says_where_it_listens_and_what_to_beware_of(server: RunningServer
     assert (server.data.stat().st_mode & 0o777) == 0o700
 
 
+def test_a_first_start_says_only_what_matters(server: RunningServer) -> None:
+    said = server.log.read_text()
+    assert "alembic" not in said
+    assert "migration" not in said
+
+
 def test_health_and_readiness(client: httpx.Client) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json()["ready"]) == (200, True)
-    assert {"store", "engine"} <= {check["name"] for check in ready.json()["checks"]}
+    assert {"store", "scheduler", "engine"} <= {check["name"] for check in ready.json()["checks"]}
 
 
 def test_metrics(client: httpx.Client) -> None:
@@ -86,6 +92,7 @@ def test_metrics(client: httpx.Client) -> None:
     assert float(samples['tesazure_tasks{state="COMPLETE"}']) >= 1
     assert float(samples["tesazure_queue_age_seconds"]) == 0
     assert float(samples["tesazure_scheduler_lag_seconds"]) >= 0
+    assert 0 <= float(samples["tesazure_scheduler_seconds_since_tick"]) < 5
     assert float(samples["process_resident_memory_bytes"]) > 1e6
     labels = f'method="POST",route="{TES}/tasks",status="2xx"'
     name = "tesazure_http_request_duration_seconds"

@@ -281,6 +281,12 @@ def test_doctor_gives_verdicts_and_remedies(tool: Tool) -> None:
     (directory,) = [f for f in json.loads(bad.stdout) if f["name"] == "data directory"]
     assert directory["ok"] is False
     assert directory["remedy"]
+    (tool.here / "tesazure.db").write_bytes(os.urandom(50_000))
+    bad = tool("doctor", "--data-dir", ".", "--json", code=Code.NOT_COMPLETE)
+    (database,) = [f for f in json.loads(bad.stdout) if f["name"] == "database"]
+    assert database["ok"] is False
+    assert "not a database" in database["detail"]
+    assert "backup" in database["remedy"]
     assert "ok\tpython\t" in tool("doctor").stdout
     assert "sandbox" in tool.on_terminal("doctor")
 

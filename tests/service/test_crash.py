@@ -16,7 +16,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tesazure.model import State
+from tesazure.model import Resources, State
 from tests.conftest import refuse
 from tests.service import server
 from tests.service.assembly import Assembly, eventually, logs, processes
@@ -279,8 +279,9 @@ async def cramped(short_dir: Path, small_disk: Path) -> AsyncIterator[Assembly]:
 async def test_a_full_disk_is_named_and_loses_nothing(cramped: Assembly, small_disk: Path) -> None:
     one = cramped
     fillers = [small_disk / name for name in ("first", "second")]
+    megabyte = Resources(disk_gb=0.001)
     running = await one.submit(
-        f"echo x > {SHARED}/r; until [ -e {SHARED}/go ]; do sleep 0.05; done"
+        f"echo x > {SHARED}/r; until [ -e {SHARED}/go ]; do sleep 0.05; done", megabyte
     )
     await one.marked("r")
     fill(fillers[0])
@@ -288,8 +289,8 @@ async def test_a_full_disk_is_named_and_loses_nothing(cramped: Assembly, small_d
     assert (await one.until(running)).state is State.COMPLETE, "its report had room kept aside"
     await one.released(running)
     fill(fillers[1])  # that room
-    waiting = await one.submit("true")
-    await eventually(lambda: "No space left" in str(one.scheduler.waiting_for(waiting)))
+    waiting = await one.submit("true", megabyte)
+    await eventually(lambda: "0.001 GB of disk" in str(one.scheduler.waiting_for(waiting)))
     assert (await one.record(waiting)).state is State.QUEUED
     checks = {check.name: check for check in await one.backend.check()}
     assert not checks["disk"].ok
@@ -298,6 +299,6 @@ async def test_a_full_disk_is_named_and_loses_nothing(cramped: Assembly, small_d
         filler.unlink()
     record = await one.released(waiting)
     assert (record.state, len(record.attempts)) == (State.COMPLETE, 1)
-    greedy = await one.released(await one.submit("head -c 20000000 /dev/zero > /tmp/x"))
+    greedy = await one.released(await one.submit("head -c 20000000 /dev/zero > /tmp/x", megabyte))
     assert greedy.state is State.EXECUTOR_ERROR
     assert logs(greedy)[0].logs[0].exit_code == 1

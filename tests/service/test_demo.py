@@ -108,7 +108,7 @@ def test_demo_says_why_it_cannot_work(tmp_path: Path) -> None:
     nothing = {"APP_LOCAL_ENGINE": "sandbox", "PATH": str(tmp_path)}
     done = demo(tmp_path / "out", **nothing)
     assert done.returncode == 2
-    assert "bubblewrap (bwrap) is not installed" in done.stderr
+    assert "there is no program bwrap; apt install bubblewrap" in done.stderr
     assert "apt install bubblewrap" in done.stderr
     done = demo(tmp_path / "out", APP_PORTT="1")
     assert done.returncode == 2

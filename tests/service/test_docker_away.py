@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import docker
@@ -133,3 +135,39 @@ def test_a_container_that_outlives_its_daemon(own_attempt: tuple[Restartable, At
         wait_for(lambda: results)
     assert results == [Exit(5)]
     assert any("went away" in message for level, message in attempt.said if level == "warning")
+
+
+class Ill(BaseHTTPRequestHandler):
+    """An engine that answers, and can do nothing: a full disk, say."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        well = self.path.endswith("/_ping")
+        body = b"OK" if well else b'{"message": "input/output error"}'
+        self.send_response(200 if well else 500)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET  # noqa: N815 - the name that the base class looks for
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_an_engine_that_is_ill_may_be_tried_again(attempt: Attempt) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ill) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        ill = DockerEngine(f"tcp://127.0.0.1:{server.server_port}")
+        try:
+            for call in (
+                lambda: ill.prepare("busybox", attempt.say),
+                lambda: ill.run(attempt.container("true"), lambda: None, attempt.say),
+                lambda: ill.sweep(attempt.key, None),
+            ):
+                with pytest.raises(EngineUnavailable, match="input/output error"):
+                    call()
+        finally:
+            server.shutdown()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
+import tarfile
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tesazure.model import Input, Output, Resources, State
-from tesazure.runner.engines import cgroup, sandbox, sandbox_view
+from tesazure.runner.engines import cgroup, sandbox
+from tesazure.runner.engines.sandbox_secrets import Secrets
 from tesazure.runner.run import run_attempt
 from tesazure.runner.tree import remove_tree
 from tests.contract.node import wait_for
@@ -27,7 +31,8 @@ from tests.service.runner_bench import (
     wait_for_exit,
 )
 
-assert sandbox  # imported while modules can be read: a process of user nobody may not find them
+# Imported while modules can be read: a process of user nobody may not find them.
+_ = sandbox
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only as root is there a difference")
 NOBODY = 65534
@@ -37,6 +42,14 @@ NOBODY = 65534
 def bench() -> Iterator[RunnerBench]:
     with open_bench() as bench:
         yield bench
+
+
+@pytest.fixture
+def software() -> Iterator[Path]:
+    """A directory of this machine's own software, which every sandbox shows."""
+    with tempfile.TemporaryDirectory(prefix="tz-", dir="/opt") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def stdout(bench: RunnerBench, script: str, **fields: object) -> str:
@@ -60,11 +73,86 @@ def test_only_programs_and_configuration_are_seen(bench: RunnerBench) -> None:
 
 @needs_root
 def test_roots_secrets_are_covered(bench: RunnerBench) -> None:
-    secrets = sandbox_view.unreadable("/etc")
-    assert "/etc/shadow" in [path for path, _ in secrets]
-    for path, is_directory in secrets:
+    secrets = Secrets().paths()
+    assert "/etc/shadow" in secrets
+    for path, is_directory in secrets.items():
         command = f"ls -A {path}" if is_directory else f"cat {path} 2>/dev/null"
         assert stdout(bench, f"{command}; true") == "", path
+
+
+@needs_root
+def test_an_input_inside_a_secret_directory_uncovers_nothing(
+    bench: RunnerBench, software: Path
+) -> None:
+    (software / "keys/more").mkdir(parents=True)
+    (software / "keys").chmod(0o700)
+    (software / "keys/a.key").write_text("secret")
+    (software / "keys/more/b.key").write_text("secret")
+    (software / "open").write_text("open")
+    inputs = [Input(path=f"{software}/keys/more/mine", content="mine")]
+    script = f"cd {software}; cat open keys/more/mine; find keys -type f; cat keys/*.key; true"
+    expected = "openminekeys/more/mine\n"
+    wait_for(lambda: stdout(bench, script, inputs=inputs) == expected)  # found within a second
+
+
+@needs_root
+def test_private_files_of_installed_software_are_covered(
+    bench: RunnerBench, software: Path
+) -> None:
+    (software / "a/b").mkdir(parents=True)
+    for name, owner, mode in (("own", 0, 0o600), ("group", 0, 0o640), ("other", NOBODY, 0o600)):
+        path = software / "a/b" / name
+        path.write_text("secret")
+        os.chown(path, owner, owner)
+        path.chmod(mode)
+    (software / "a/b/open").write_text("open")
+    wait_for(lambda: stdout(bench, f"cat {software}/a/b/*; true") == "open")
+    mine = [Input(path=f"{software}/a/b/own", content="mine")]
+    assert stdout(bench, f"cat {software}/a/b/*; true", inputs=mine) == "openmine"
+
+
+@needs_root
+def test_data_directories_are_hidden(software: Path) -> None:
+    """Reached through a link, with a task's own files in it, and another server's."""
+    (software / "data").mkdir()
+    (software / "other").mkdir()
+    (software / "other/file").write_text("secret")
+    (software / "alias").symlink_to("data")
+    node = {"hidden": (f"{software}/data", f"{software}/other")}
+    with open_bench() as bench:
+        bench.path, real = software / "alias", bench.path
+        try:
+            script = f"cat {software}/*/*; find {software} -type f; true"
+            assert stdout(bench, script, node=node) == ""
+            mine = [
+                Input(path=f"{software}/{name}/mine", content="mine") for name in ("data", "other")
+            ]
+            script = f"cd {software}; cat alias/mine other/mine; find . -type f | sort"
+            found = stdout(bench, script, node=node, inputs=mine)
+            assert found == "minemine./data/mine\n./other/mine\n"
+            # Its own attempt is hidden even from a runner that was told of nothing.
+            script = f"find {software}/data/ -name plan.json"
+            found = stdout(bench, script)
+            assert f"{bench.made - 1}/plan.json" in found
+            assert f"{bench.made}/plan.json" not in found
+        finally:
+            remove_tree(software / "data")
+            bench.path = real
+
+
+def test_what_is_hidden_is_hidden_at_each_of_its_paths(bench: RunnerBench) -> None:
+    """/lib leads to /usr/lib; where the task has files in /lib, its entries are shown there."""
+    if not Path("/lib").is_symlink():
+        pytest.skip("/lib is a directory of its own here")
+    assert any(Path("/usr/lib/dpkg").iterdir())
+    node = {"hidden": ("/usr/lib/dpkg",)}
+    outputs = [Output(path="/lib/z", url=f"file://{bench.files}/z")]
+    script = "touch /lib/z; ls -A /usr/lib/dpkg /lib/dpkg 2>/dev/null; true"
+    assert stdout(bench, script, outputs=outputs, node=node) in ("", "/usr/lib/dpkg:\n")
+    assert stdout(bench, "ls -A /usr/lib/dpkg /lib/dpkg", node=node).split() == [
+        "/lib/dpkg:",
+        "/usr/lib/dpkg:",
+    ]
 
 
 @needs_root
@@ -75,10 +163,51 @@ def test_secrets_stay_covered_beside_the_tasks_own_files(bench: RunnerBench) -> 
 
 
 @needs_root
-def test_root_has_no_powers(bench: RunnerBench) -> None:
-    script = "grep -E 'Cap(Eff|Prm|Inh)|NoNewPrivs' /proc/self/status"
-    assert {line.split()[1] for line in stdout(bench, script).splitlines()} == {"0" * 16, "1"}
+def test_root_has_few_powers(bench: RunnerBench) -> None:
+    script = "grep -E 'Cap(Eff|Prm)|NoNewPrivs' /proc/self/status"
+    # CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER: bits 0, 1, 3
+    assert {line.split()[1] for line in stdout(bench, script).splitlines()} == {f"{0xB:016x}", "1"}
     assert stdout(bench, "mount -t tmpfs x /tmp 2>/dev/null || echo no") == "no\n"
+    # None of these takes a cover away, or makes what is shown writable.
+    script = """
+        umount /etc/shadow; cat /etc/shadow; chmod 777 /etc/ssl/private; ls /etc/ssl/private
+        chown 1:1 /etc/passwd; echo x >> /etc/passwd; touch /etc/ssl/private/x; mknod /tmp/d c 1 5
+        echo 1 > /proc/sys/kernel/sysrq; echo x > /proc/sysrq-trigger
+    """
+    before = Path("/etc/passwd").stat()
+    assert stdout(bench, f"({script}) 2>/dev/null; true") == ""
+    assert Path("/etc/passwd").stat() == before
+    assert not (bench.last.root / "tmp/d").exists()
+
+
+@needs_root
+def test_root_can_unpack_and_use_files_of_others(bench: RunnerBench) -> None:
+    """As in docker: root unpacks with the archive's owners, and may work with what is theirs."""
+    archive = bench.files / "in.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name, kind, mode in (("d", tarfile.DIRTYPE, 0o700), ("d/f", tarfile.REGTYPE, 0o640)):
+            member = tarfile.TarInfo(name)
+            member.type, member.mode, member.uid, member.gid = kind, mode, 1234, 5678
+            member.size = 4 if member.isfile() else 0
+            tar.addfile(member, io.BytesIO(b"text"))
+    script = """
+        tar xf /work/in.tar && stat -c '%n %u %g %a' d d/f
+        cat d/f; echo more >> d/f; touch d/new; chown 42:43 d/new; chmod 600 d/new
+        stat -c ' %u:%g %a' d/new; mkdir d/e; touch d/e/x; chown -R 99 d/e; rm -r d/e
+    """
+    inputs = [Input(path="/work/in.tar", url=f"file://{archive}")]
+    outputs = [Output(path="/work/d/f", url=f"file://{bench.files}/f")]
+    found = bench.run(
+        shell(f"set -e; {script}", workdir="/work"),
+        shell("cat /work/d/f; rm -r /work/d/new"),
+        inputs=inputs,
+        outputs=outputs,
+    )
+    assert ended(found).state is State.COMPLETE, lines(found) + repr(found.log.logs)
+    assert found.log.logs[0].stdout == "d 1234 5678 700\nd/f 1234 5678 640\ntext 42:43 600\n"
+    assert (bench.files / "f").read_text() == "textmore\n"
+    remove_tree(bench.last.root)
+    assert not bench.last.root.exists()
 
 
 def test_other_processes_are_not_seen(bench: RunnerBench) -> None:
@@ -138,6 +267,16 @@ def test_shared_memory_is_there_and_can_be_an_output(bench: RunnerBench) -> None
     outputs = [Output(path="/dev/shm/x", url=f"file://{bench.files}/shm")]
     stdout(bench, "echo x > /dev/shm/x", outputs=outputs)
     assert (bench.files / "shm").read_text() == "x\n"
+
+
+def test_shared_memory_can_hold_an_input(bench: RunnerBench) -> None:
+    inputs = [Input(path="/dev/shm/in", content="1"), Input(path="/dev/shm/a/b/in", content="2")]
+    script = "cat /dev/shm/in /dev/shm/a/b/in; echo 3 > /dev/shm/a/b/new; test -c /dev/null"
+    found = bench.run(shell(script), shell("cat /dev/shm/a/b/new"), inputs=inputs)
+    assert ended(found).state is State.COMPLETE, lines(found) + repr(found.log.logs)
+    assert [log.stdout for log in found.log.logs] == ["12", "3\n"]
+    deep = [Input(path="/dev/shm/a/b/in", content="x")]
+    assert stdout(bench, "cat /dev/shm/a/b/in; echo > /dev/shm/y", inputs=deep) == "x"
 
 
 def test_no_mount_points_are_left_among_the_outputs(bench: RunnerBench) -> None:
@@ -233,6 +372,26 @@ def test_an_ordinary_user_can_run_and_clean_up(bench: RunnerBench) -> None:
     assert (bench.files / "nobody/f").read_text() == "x\n"
     as_nobody(lambda: remove_tree(attempt.root))
     assert not attempt.root.exists()
+
+
+@needs_root
+def test_an_ordinary_users_own_rights_are_not_the_tasks(bench: RunnerBench, software: Path) -> None:
+    """What the server's user may read as the owner, or in a group, not everybody may."""
+    for name, owner, mode in (("own", NOBODY, 0o600), ("group", 0, 0o640), ("open", 0, 0o644)):
+        (software / name).write_text(f"{name} ")
+        os.chown(software / name, owner, NOBODY)
+        (software / name).chmod(mode)
+    bench.path.chmod(0o755)
+
+    def seen() -> str | None:
+        attempt = bench.attempt(bench.plan(shell(f"cat {software}/*; true")))
+        for path in (attempt.path, attempt.plan, attempt.node):
+            os.chown(path, NOBODY, NOBODY)
+        as_nobody(lambda: run_attempt(attempt))
+        assert ended(folded(attempt)).state is State.COMPLETE, lines(folded(attempt))
+        return folded(attempt).log.logs[0].stdout
+
+    wait_for(lambda: seen() == "open ")
 
 
 @needs_root

@@ -14,9 +14,11 @@ import msgspec
 import pytest
 
 from tesazure.lifecycle import Policy
-from tesazure.model import Executor, FileType, Input, Resources, State, Task
+from tesazure.model import Executor, FileType, Input, Output, Resources, State, Task
+from tesazure.plan import Plan
 from tesazure.store.records import NewTask, Reservation
 from tests.service.assembly import (
+    DEFAULTS,
     MARKS,
     Assembly,
     eventually,
@@ -66,6 +68,24 @@ async def test_types_that_were_left_open_are_filled_in(one: Assembly) -> None:
     assert [item.type for item in stored.inputs or []] == [FileType.FILE, FileType.FILE]
 
 
+async def test_a_missing_output_of_cromwells_is_a_warning(one: Assembly) -> None:
+    key = "0fbd1f3c-1a2b-4c3d-8e4f-5a6b7c8d9e0f:BackendJobDescriptorKey_CommandCallNode_w.c:-1:1"
+    outputs = [
+        Output(path=f"/c/execution/{n}", url=f"{one.marks}/{n}", name=n) for n in ("rc", "x")
+    ]
+    task = Task(
+        executors=[Executor(image="unused", command=["sh", "-c", "echo 0 > /c/execution/rc"])],
+        inputs=[Input(path="/c/execution/script", content="x", name="commandScript")],
+        outputs=outputs,
+        description=key,
+    )
+    record = await one.released(await one.submit("", task=task))
+    assert record.state is State.COMPLETE, logs(record)
+    assert "WARNING outputs[1] (/c/execution/x)" in str(logs(record)[0].system_logs)
+    task.description = "somebody else's"
+    assert (await one.released(await one.submit("", task=task))).state is State.SYSTEM_ERROR
+
+
 async def test_a_task_that_can_never_run_ends_at_once_with_the_reason(one: Assembly) -> None:
     task_id = await one.submit("true", Resources(cpu_cores=64, ram_gb=1000))
     record = await one.until(task_id)
@@ -77,12 +97,30 @@ async def test_a_task_that_can_never_run_ends_at_once_with_the_reason(one: Assem
 
 
 async def test_a_task_that_cannot_be_carried_out_ends_with_the_reason(one: Assembly) -> None:
-    task = Task(executors=[Executor(image="unused", command=["true"])])
-    task.resources = Resources(backend_parameters={"max_runtime_s": "soon"})
-    record = await one.released(await one.submit("", task=task))
+    spoilt = await one.submit("", document=b'{"executors":{}}', notes=["x was ignored"])
+    record = await one.released(spoilt)
     assert record.state is State.SYSTEM_ERROR
-    assert "could not convert string to float: 'soon'" in logs(record)[0].system_logs[0]
+    warning, reason = logs(record)[0].system_logs
+    assert warning.endswith("WARNING x was ignored")
+    assert "Expected `array`, got `object` - at `$.executors`" in reason
     assert await one.history(record.id) == [State.QUEUED, State.SYSTEM_ERROR]
+
+
+async def test_the_limit_is_the_one_settled_at_submission(one: Assembly) -> None:
+    """Whatever the server that places it has as its default."""
+    await one.restart(defaults=msgspec.structs.replace(DEFAULTS, max_runtime_s=3600))
+    short = await one.submit("sleep 4722", max_runtime_s=0.5)
+    endless = await one.submit("sleep 4722", max_runtime_s=0.0)
+    record = await one.released(short)
+    assert record.state is State.SYSTEM_ERROR
+    assert "0.5 s" in str(logs(record)[0].system_logs)
+    record = await one.until(endless, State.RUNNING)
+    handle = record.attempts[0].handle
+    assert handle is not None
+    plan = msgspec.json.decode((Path(handle["dir"]) / "plan.json").read_bytes(), type=Plan)
+    assert plan.max_runtime_s == 0
+    await one.cancel(endless)
+    await one.released(endless)
 
 
 async def test_never_more_at_once_than_there_are_cores(one: Assembly) -> None:

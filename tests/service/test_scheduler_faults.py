@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
+import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tesazure.backends.local import LocalBackend
 from tesazure.errors import BackendUnavailable, StoreUnavailable
-from tesazure.lifecycle import Handle
-from tesazure.model import Executor, State, Task
+from tesazure.lifecycle import Handle, Observation
+from tesazure.model import Executor, Resources, State, Task
 from tesazure.plan import Plan, make_plan
 from tesazure.scheduler.loop import Scheduler
 from tesazure.scheduler.retention import Kept, Retention
-from tests.service.assembly import DEFAULTS, EVERYONE, MARKS, Assembly, config, eventually, running
+from tests.service.assembly import (
+    DEADLINE_S,
+    DEFAULTS,
+    EVERYONE,
+    MARKS,
+    Assembly,
+    config,
+    eventually,
+    logs,
+    running,
+)
 
 
 @pytest.fixture
@@ -118,6 +132,159 @@ async def test_one_task_that_cannot_be_handled_holds_up_no_other(one: Assembly) 
     assert (await one.released(bad)).state is State.COMPLETE
 
 
+async def test_one_attempt_that_cannot_be_looked_at_holds_up_no_other(one: Assembly) -> None:
+    broken = await one.submit(f"echo ran >> {MARKS}/b; sleep 4719")
+    other = await one.submit(f"echo ran >> {MARKS}/o; sleep 0.3")
+    await one.marked("b")
+    await one.marked("o")
+    record = await one.until(broken, State.RUNNING)
+    pid = one.runner(record)
+    handle = record.attempts[0].handle
+    assert handle is not None
+    report = Path(handle["dir"]) / "report.jsonl"
+    aside = report.rename(report.with_name("aside"))
+    report.mkdir()
+    for task_id in (other, await one.submit("true")):
+        assert (await one.released(task_id)).state is State.COMPLETE
+    canceled = await one.submit("sleep 4720")
+    await one.until(canceled, State.RUNNING)
+    await one.cancel(canceled)
+    assert (await one.released(canceled)).state is State.CANCELED
+
+    # Its owner is told, and it goes on once it can be looked at again.
+    await eventually(lambda: "cannot be told" in str(one.scheduler.waiting_for(broken)))
+    async with asyncio.timeout(DEADLINE_S):
+        while "held up" not in str(logs(await one.record(broken))):
+            await one.backend.changed(0.05)
+    assert (await one.record(broken)).state is State.RUNNING
+    report.rmdir()
+    aside.rename(report)
+    os.kill(pid, signal.SIGKILL)
+    assert (await one.until(broken, State.QUEUED)).attempts[0].released
+    await one.cancel(broken)
+    await one.released(broken)
+
+
+class Blind:
+    """A Backend that cannot look at anything while `blind`."""
+
+    def __init__(self, behind: LocalBackend) -> None:
+        self._behind = behind
+        self.blind = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._behind, name)
+
+    async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
+        if self.blind:
+            raise BackendUnavailable("it is dark")
+        return await self._behind.observe(handles)
+
+
+async def test_what_needs_no_look_goes_on_while_nothing_can_be_looked_at(one: Assembly) -> None:
+    await one.scheduler.stop()
+    backend = Blind(one.backend)
+    one.scheduler = Scheduler(one.store, backend, config(), one.name)  # type: ignore[arg-type]
+    await one.scheduler.start()
+    first = await one.submit(f"echo ran >> {MARKS}/f; sleep 0.3")
+    await one.marked("f")
+    await one.until(first, State.RUNNING)
+    backend.blind = True
+    began = time.monotonic()
+    second = await one.submit(f"echo ran >> {MARKS}/s")
+    await one.marked("s")
+    await eventually(lambda: one.scheduler.last_error == "it is dark")
+    assert one.scheduler.last_tick <= time.monotonic()
+    backend.blind = False
+    for task_id in (first, second):
+        assert (await one.released(task_id)).state is State.COMPLETE
+    await eventually(lambda: one.scheduler.last_error == "" and one.scheduler.last_tick > began)
+
+
+class Deaf:
+    """A Backend that fails to listen, in a way that it did not foresee."""
+
+    def __init__(self, behind: LocalBackend) -> None:
+        self._behind = behind
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._behind, name)
+
+    async def changed(self, timeout_s: float) -> bool:
+        self.asked += 1
+        raise RuntimeError("what was that?")
+
+
+async def test_a_backend_that_tells_no_news_is_asked_again(one: Assembly) -> None:
+    await one.scheduler.stop()
+    backend = Deaf(one.backend)
+    one.scheduler = Scheduler(one.store, backend, config(), one.name)  # type: ignore[arg-type]
+    await one.scheduler.start()
+    assert (await one.released(await one.submit("true"))).state is State.COMPLETE
+    await eventually(lambda: backend.asked > 1)
+
+
+# -- room ---------------------------------------------------------------------------------------
+
+
+async def test_a_full_disk_delays_tasks_and_ends_none(short_dir: Path) -> None:
+    disk = short_dir / "disk"
+    disk.mkdir()
+    with small_file_system(disk, 64):
+        (disk / "full").write_bytes(b"x" * 50_000_000)
+        one = Assembly(disk)
+        await one.start(disk_bytes=0)
+        try:
+            large = await one.submit("true", Resources(disk_gb=0.03))
+            small = await one.submit("true", Resources(disk_gb=0.001))
+            never = await one.submit("true", Resources(disk_gb=0.1))
+            assert (await one.released(small)).state is State.COMPLETE
+            assert (await one.released(never)).state is State.SYSTEM_ERROR
+            assert "can never run here" in str(logs(await one.record(never)))
+            assert (await one.record(large)).state is State.QUEUED
+            await eventually(lambda: "GB of disk" in str(one.scheduler.waiting_for(large)))
+            (disk / "full").unlink()
+            assert (await one.released(large)).state is State.COMPLETE
+        finally:
+            await one.close()
+
+
+async def test_what_an_attempt_wrote_is_not_reserved_twice(short_dir: Path) -> None:
+    disk = short_dir / "disk"
+    disk.mkdir()
+    with small_file_system(disk, 64):
+        one = Assembly(disk)
+        await one.start(disk_bytes=0)
+        try:
+            script = (
+                "head -c 36000000 /dev/zero >/tes-wd/f; echo ran >> " + MARKS + "/w; sleep 4721"
+            )
+            writes = await one.submit(script, Resources(disk_gb=0.04))
+            await one.marked("w")
+            await one.until(writes, State.RUNNING)
+            # 64 MiB - 36 MB are free, of which 4 MB are reserved: room for 15 MB more.
+            beside = await one.submit("true", Resources(disk_gb=0.015))
+            assert (await one.released(beside)).state is State.COMPLETE
+            await one.cancel(writes)
+            await one.released(writes)
+        finally:
+            await one.close()
+
+
+@contextlib.contextmanager
+def small_file_system(path: Path, megabytes: int) -> Iterator[None]:
+    """A file system of that size (MiB) at `path`."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    if done.returncode:
+        pytest.skip(f"needs the right to mount: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], timeout=10, check=True)
+
+
 # -- retention ----------------------------------------------------------------------------------
 
 
@@ -156,6 +323,32 @@ async def test_attempts_that_no_task_knows_are_deleted_unless_they_run(one: Asse
         os.utime(handle["dir"], (0, time.time() - 7200))
     await Retention(one.store, one.backend, Kept(work_s=0)).run()
     assert await held(one) == {"lost-00000001", known.attempts[0].key}
+
+
+async def test_files_from_before_the_machine_was_renamed_are_deleted(one: Assembly) -> None:
+    record = await one.released(await one.submit("echo x"))
+    [attempt] = record.attempts
+    assert attempt.handle is not None
+    renamed = Renamed(one.backend)
+    os.utime(attempt.handle["dir"], (0, time.time() - 7200))
+    keep = Retention(one.store, renamed, Kept(work_s=3600))  # type: ignore[arg-type]
+    await keep.run()
+    assert await held(one) == {attempt.key}
+    delete = Retention(one.store, renamed, Kept(work_s=1e-6))  # type: ignore[arg-type]
+    await delete.run()
+    assert await held(one) == set()
+    assert (await one.record(record.id)).attempts[0].discarded
+
+
+class Renamed:
+    """A Backend whose machine has another name than when its attempts were placed."""
+
+    def __init__(self, behind: LocalBackend) -> None:
+        self._behind = behind
+        self.capabilities = msgspec.structs.replace(behind.capabilities, scope="new name")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._behind, name)
 
 
 async def held(one: Assembly) -> set[str]:

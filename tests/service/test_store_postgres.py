@@ -73,7 +73,7 @@ async def test_a_restart_of_the_database_is_survived(short_dir: Path) -> None:
         for attempt in (store.ping(), store.create(new_task()), store.get(kept[0].id, ALL)):
             with pytest.raises(StoreUnavailable) as caught:
                 await attempt
-            assert "postgresql://postgres@127.0.0.1" in str(caught.value)
+            assert "postgresql://127.0.0.1" in str(caught.value)
         await store.close()
 
 
@@ -131,6 +131,38 @@ async def test_a_stuck_server_does_not_stop_the_others(postgres_url: str) -> Non
         stuck.close()
     assert await store.get(task.id, ALL) is not None
     await store.close()
+
+
+async def test_what_the_store_promises_does_not_depend_on_the_roles_settings(
+    postgres_url: str,
+) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute("DROP ROLE IF EXISTS careless")
+        admin.execute("CREATE ROLE careless LOGIN SUPERUSER")
+        for setting in (
+            "synchronous_commit = off",
+            "default_transaction_isolation = 'serializable'",
+            "default_transaction_read_only = on",
+        ):
+            admin.execute(f"ALTER ROLE careless SET {setting}")  # type: ignore[arg-type]
+    url = postgres_url.replace("postgres@", "careless@")
+    with psycopg.connect(url) as careless:
+        assert careless.execute("SHOW synchronous_commit").fetchone() == ("off",)
+    store = await open_store(url)
+    link = Database(url).open_writer()
+    for name, wanted in (
+        ("synchronous_commit", "on"),
+        ("transaction_isolation", "read committed"),
+        ("transaction_read_only", "off"),
+    ):
+        assert link.driver.execute(f"SHOW {name}").fetchone() == (wanted,)
+    link.close()
+    # Serializable writers of two servers would fail each other.
+    other = await open_store(url)
+    await asyncio.gather(*(one.create(new_task()) for one in (store, other) for _ in range(300)))
+    assert (await store.count_by_state())[State.QUEUED] == 600
+    await store.close()
+    await other.close()
 
 
 async def test_lists_use_the_indexes(postgres_url: str) -> None:

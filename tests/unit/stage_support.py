@@ -7,9 +7,10 @@ from pathlib import Path
 import msgspec
 
 from tesazure.model import Executor, FileType, Input, Output, Task
-from tesazure.plan import Defaults, Plan, make_plan
+from tesazure.plan import SHARED_GLOBAL, Defaults, Plan, make_plan
+from tesazure.runner.engines.base import Mount
 from tesazure.runner.stage import stage_in, stage_out
-from tesazure.runner.tree import prepare
+from tesazure.runner.tree import Tree, prepare
 from tesazure.storage.registry import Storages
 
 
@@ -22,12 +23,16 @@ def plan_of(inputs: list[Input] | None = None, outputs: list[Output] | None = No
 
 
 class Attempt:
-    """A task's tree beside an allowed directory `data`, and what staging said of it."""
+    """A task's tree beside an allowed directory `data`, and what staging said of it. `common` is
+    what all tasks see as /tes-wd/shared-global."""
 
     def __init__(self, directory: Path) -> None:
         self.data = directory / "data"
         self.data.mkdir()
         self.root = directory / "root"
+        self.common = directory / "common"
+        self.common.mkdir()
+        self.tree = Tree(self.root, (Mount(self.common, SHARED_GLOBAL),))
         self.storages = Storages([self.data])
         self.said: list[tuple[str, str]] = []
         self.uploaded: list[tuple[str, str, int]] = []
@@ -36,9 +41,9 @@ class Attempt:
     def stage_in(self, *inputs: Input) -> None:
         """Stage these inputs into a new tree."""
         plan = plan_of(list(inputs))
-        prepare(self.root, plan)
+        prepare(self.tree, plan)
         try:
-            stage_in(plan, self.root, self.storages, self.say, self.type)
+            stage_in(plan, self.tree, self.storages, self.say, self.type)
         finally:
             self.storages.close()
 
@@ -49,7 +54,7 @@ class Attempt:
             for i, upload in enumerate(plan.uploads):
                 plan.uploads[i] = msgspec.structs.replace(upload, required=False)
         self.root.mkdir(exist_ok=True)
-        stage_out(plan, self.root, self.storages, self.say, self.upload, self.type, succeeded)
+        stage_out(plan, self.tree, self.storages, self.say, self.upload, self.type, succeeded)
 
     def say(self, level: str, message: str) -> None:
         self.said.append((level, message))

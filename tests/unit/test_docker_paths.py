@@ -47,10 +47,15 @@ def test_a_volume_in_a_bound_directory_is_bound_too() -> None:
     assert layout.bound == ("/data", "/data/out")
 
 
-@pytest.mark.parametrize("directory", ["/dev", "/dev/shm", "/proc/self", "/sys/fs"])
+@pytest.mark.parametrize("directory", ["/dev", "/dev/shmx", "/proc/self", "/sys/fs"])
 def test_the_kernels_directories_are_refused(directory: str) -> None:
     with pytest.raises(EngineError, match=directory):
         lay_out([directory], [], [], lambda _: False)
+
+
+def test_shared_memory_is_bound() -> None:
+    layout = lay_out(["/dev/shm", "/tmp"], [], [], lambda _: True)
+    assert layout == Layout(bound=("/dev/shm", "/tmp"))
 
 
 CHANGES: list[Change] = [

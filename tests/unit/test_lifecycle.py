@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,7 +29,7 @@ from tesazure.lifecycle import (
     decide,
 )
 from tesazure.model import TERMINAL, State
-from tesazure.report import Ended, Report
+from tesazure.report import Ended, Report, Started, fold
 
 NOW = 1_000_000.0
 HANDLE = {"dir": "/somewhere"}
@@ -228,6 +230,27 @@ def test_an_attempt_far_past_its_limit_is_ended(phase: Phase) -> None:
     ]
     within = facts(State.INITIALIZING, max_runtime_s=20.0, started=NOW - 79, seen_events=5)
     assert decide(within, seen(phase, told), NOW, POLICY) == []
+
+
+def test_a_runner_that_has_ended_its_executors_may_upload_as_long_as_it_takes() -> None:
+    late = facts(State.RUNNING, max_runtime_s=20.0, started=NOW - 9000, seen_events=5)
+    uploading = report(executor=True)
+    assert [type(a) for a in decide(late, seen(Phase.RUNNING, uploading), NOW, POLICY)] == [
+        Release,
+        Advance,
+    ]
+    uploading.executors_over = True
+    assert decide(late, seen(Phase.RUNNING, uploading), NOW, POLICY) == []
+
+
+def test_the_limit_counts_from_the_runners_start() -> None:
+    late = facts(State.INITIALIZING, max_runtime_s=20.0, started=NOW - 9000)
+    assert decide(late, seen(Phase.PENDING), NOW, POLICY) == []
+    for age, actions in ((79, 0), (81, 2)):
+        began = datetime.fromtimestamp(NOW - age, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        told = fold([Started(time=began)])
+        seen_all = msgspec.structs.replace(late, seen_events=1)
+        assert len(decide(seen_all, seen(Phase.RUNNING, told), NOW, POLICY)) == actions
 
 
 def test_a_release_for_lateness_that_was_cut_short_is_not_repeated_as_another_attempt() -> None:

@@ -99,6 +99,17 @@ def test_directories_that_are_gone_leave_the_register(tmp_path: Path) -> None:
     assert len(list((tmp_path / "register").glob("*.attempts"))) == 1
 
 
+def test_the_data_directories_are_known_by_their_real_paths(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "alias").symlink_to("real")
+    one = Attempts(tmp_path / "alias", tmp_path / "register")
+    one.open()
+    two = Attempts(tmp_path / "two", tmp_path / "register")
+    two.open()
+    real, other = str(tmp_path / "real"), str(tmp_path / "two")
+    assert (one.data_dirs(), two.data_dirs()) == ((real, other), (other, real))
+
+
 def test_begun_before(attempts: Attempts, plan: Plan) -> None:
     old, new = attempts.begin(plan, node("old")), attempts.begin(plan, node("new"))
     os.utime(old.path, (0, 1000))

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tesazure.backends.local_machine import capacity, cores, memory, node_name
+from tesazure.backends.local_machine import (
+    capacity,
+    cores,
+    lets_others_gain_rights,
+    memory,
+    node_name,
+)
 
 ALL = float(len(os.sched_getaffinity(0)))
 
@@ -68,6 +74,17 @@ def test_amounts_that_are_given_win(tmp_path: Path) -> None:
     assert found.cpu_cores > 0
     assert found.ram_bytes > 10**8
     assert found.disk_bytes > 0
+
+
+def test_setuid_programs_are_no_danger_where_nobody_comes(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    assert not lets_others_gain_rights(tmp_path)  # for the tests' own directory is closed
+    (tmp_path / "alias").symlink_to("/var/tmp")
+    assert lets_others_gain_rights(tmp_path / "alias")
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for _, place, _, options, *_ in mounts:
+        if "nosuid" in options.split(",") and Path(place).is_dir():
+            assert not lets_others_gain_rights(Path(place))
 
 
 def test_the_node_is_this_machine_and_user() -> None:

@@ -17,12 +17,13 @@ from tesazure.model import State
 AUDIENCE = ("1.1.0", "")
 FILTERS = Filters((State.QUEUED,), "näme", (("k", ""), ("l", "v")))
 PLACE = Place(12345, AUDIENCE, FILTERS)
+OURS = "5c8bb3ffb6b14c1e8d3b4bb1b6d4b3a2"
 
 
 def test_a_token_carries_its_place_and_filters() -> None:
-    token = pages.encode(PLACE)
-    assert pages.decode(token, AUDIENCE, FILTERS) == PLACE
-    assert pages.decode(token, AUDIENCE, Filters()) == PLACE
+    token = pages.encode(PLACE, OURS)
+    assert pages.decode(token, OURS, AUDIENCE, FILTERS) == PLACE
+    assert pages.decode(token, OURS, AUDIENCE, Filters()) == PLACE
     assert not set(token) - set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
@@ -37,23 +38,35 @@ def test_a_token_carries_its_place_and_filters() -> None:
 )
 def test_a_foreign_token_is_refused(audience: tuple[str, str], filters: Filters) -> None:
     with pytest.raises(InvalidInput) as caught:
-        pages.decode(pages.encode(PLACE), audience, filters)
+        pages.decode(pages.encode(PLACE, OURS), OURS, audience, filters)
     assert [error.field for error in caught.value.errors] == ["page_token"]
+
+
+def test_a_token_of_another_installation_is_refused() -> None:
+    with pytest.raises(InvalidInput):
+        pages.decode(pages.encode(PLACE, OURS), OURS[::-1], AUDIENCE, FILTERS)
+
+
+@pytest.mark.parametrize("before", [-(2**63) - 1, -1, 2**62, 2**63, 10**30])
+def test_a_place_beyond_all_tasks_is_refused(before: int) -> None:
+    token = pages.encode(Place(before, AUDIENCE, FILTERS), OURS)
+    with pytest.raises(InvalidInput):
+        pages.decode(token, OURS, AUDIENCE, FILTERS)
 
 
 @given(st.integers(0, 200), st.integers(1, 255))
 def test_a_damaged_token_is_refused(position: int, change: int) -> None:
-    raw = bytearray(base64.urlsafe_b64decode(pages.encode(PLACE) + "=="))
+    raw = bytearray(base64.urlsafe_b64decode(pages.encode(PLACE, OURS) + "=="))
     raw[position % len(raw)] ^= change
     token = base64.urlsafe_b64encode(raw).decode().rstrip("=")
     with pytest.raises(InvalidInput):
-        pages.decode(token, AUDIENCE, Filters())
+        pages.decode(token, OURS, AUDIENCE, Filters())
 
 
 @given(st.text())
 def test_any_other_text_is_refused(token: str) -> None:
     with pytest.raises(InvalidInput):
-        pages.decode(token, AUDIENCE, Filters())
+        pages.decode(token, OURS, AUDIENCE, Filters())
 
 
 def test_ids_sort_by_time_and_do_not_repeat() -> None:

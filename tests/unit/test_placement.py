@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tesazure.backends.base import Capacity
-from tesazure.scheduler.placement import Blocked, Choice, choose, fits, plus, waits_for
+from tesazure.scheduler.placement import (
+    Blocked,
+    Choice,
+    choose,
+    fits,
+    plus,
+    short_of_disk,
+    waits_for,
+)
 from tesazure.store.records import Queued, Reservation
 
 GB = 10**9
@@ -191,3 +199,20 @@ def test_no_task_starves(
         if not waiting or waiting[0].seq >= len(first):
             return
     raise AssertionError(f"still waiting after {last} s: {waiting[0]}")
+
+
+def test_what_does_not_fit_now_waits_and_holds_up_no_other() -> None:
+    room = Capacity(4, 8 * GB, 20 * GB)
+    waiting = queue(need(1, 1, 50), need(1, 1, 15), need(1, 1, 101), need(1, 1, 10), need(1, 1, 5))
+    choice = choose(waiting, IDLE, MACHINE, 1000, 30, Blocked("t3", 0), room)
+    assert choice.place == ["t1", "t4"]
+    assert [task.id for task, _ in choice.reject] == ["t2"]
+    assert choice.blocked == Blocked("t3", 0, need(1, 1, 5))
+    assert waits_for(need(1, 1, 50), IDLE, room) == "50 GB of disk; 20 of 20 are free"
+
+
+def test_short_of_disk_is_what_waits_for_disk_alone() -> None:
+    room = Capacity(4, 8 * GB, 20 * GB)
+    assert short_of_disk(need(1, 1, 15), need(1, 1, 10), room)
+    assert not short_of_disk(need(1, 1, 10), need(1, 1, 10), room)
+    assert not short_of_disk(need(9, 1, 15), need(1, 1, 10), room)

@@ -78,7 +78,6 @@ def test_limits_of_version_2(tmp_path: Path) -> None:
     directory = tmp_path / "tesazure-k-0"
     assert (directory / "memory.max").read_text() == "100000000"
     assert (directory / "memory.swap.max").read_text() == "0"
-    assert (directory / "memory.oom.group").read_text() == "1"
     assert (directory / "cpu.max").read_text() == "150000 100000"
     assert group.limited == {"memory", "cpu"}
     for count, out in (("0", False), ("2", True)):

@@ -12,8 +12,14 @@ from hypothesis import strategies as st
 
 from tesazure.model import Executor, FileType, Input, Output, Task
 from tesazure.plan import Defaults, make_plan
-from tesazure.runner import tree
-from tesazure.runner.tree import make_directories, remove_tree, resolve_inside
+from tesazure.runner.engines.base import Mount
+from tesazure.runner.tree import (
+    Tree,
+    make_directories,
+    prepare,
+    remove_tree,
+    resolve_inside,
+)
 
 
 @pytest.fixture
@@ -138,6 +144,65 @@ def test_a_file_in_the_way_is_an_error(root: Path) -> None:
         make_directories(root, "/file")
 
 
+@pytest.fixture
+def mounted(root: Path, tmp_path: Path) -> Tree:
+    """A tree with a host's directory mounted at /m/in."""
+    (tmp_path / "host").mkdir()
+    return Tree(root, (Mount(tmp_path / "host", "/m/in"),))
+
+
+@pytest.mark.parametrize(
+    ("links", "path", "expected"),
+    [
+        ({}, "/m/in/a/b", "host/a/b"),
+        ({}, "/m/in", "host"),
+        ({}, "/m/inside", "root/m/inside"),
+        ({}, "/m/in/../x", "root/m/x"),
+        ({"host/a": "/m/in/b"}, "/m/in/a/x", "host/b/x"),
+        ({"host/a": "/m/x"}, "/m/in/a", "root/m/x"),
+        ({"host/a": "../../etc"}, "/m/in/a/passwd", "root/etc/passwd"),
+        ({"host/a": "/etc"}, "/m/in/a/passwd", "root/etc/passwd"),
+        ({"root/a": "m/in"}, "/a/x", "host/x"),
+    ],
+)
+def test_mounts_are_seen_as_in_a_container(
+    mounted: Tree, tmp_path: Path, links: dict[str, str], path: str, expected: str
+) -> None:
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    place = mounted.place(mounted.real(path))
+    assert place == tmp_path / expected
+    assert mounted.container_path(str(place)) == mounted.real(path)
+    assert mounted.container_path("/somewhere") is None
+
+
+def test_a_held_path_leads_through_no_new_link(mounted: Tree, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    real = f"{mounted.make_directories('/m/in/a/b', 0o777)}/file"
+    assert (tmp_path / "host/a/b").stat().st_mode & 0o777 == 0o777
+    with mounted.held(real) as place:
+        (tmp_path / "host/a").rename(tmp_path / "host/old")
+        (tmp_path / "host/a").symlink_to(outside)
+        place.write_text("kept")
+    assert (tmp_path / "host/old/b/file").read_text() == "kept"
+    assert list(outside.iterdir()) == []
+    with pytest.raises(NotADirectoryError), mounted.held(real):
+        pass
+    assert mounted.names("/m/in/a") == []
+    assert sorted(mounted.names("/m/in")) == ["a", "old"]
+
+
+def test_prepare_leaves_a_mounted_directory_as_it_is(mounted: Tree, tmp_path: Path) -> None:
+    (tmp_path / "host").chmod(0o750)
+    task = Task(executors=[Executor(image="i", command=["x"])], volumes=["/m/in", "/m/in/v"])
+    prepare(mounted, make_plan("t", task, Defaults(1, 1, 1, 0), []))
+    assert (tmp_path / "host").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "host/v").is_dir()
+    assert (mounted.root / "m/in").is_dir()  # the mount point
+    assert not (mounted.root / "m/in/v").exists()
+
+
 def test_prepare_makes_what_executors_may_expect(root: Path) -> None:
     task = Task(
         executors=[Executor(image="i", command=["x"], stdout="/logs/a/out", stderr="/err")],
@@ -149,7 +214,7 @@ def test_prepare_makes_what_executors_may_expect(root: Path) -> None:
         ],
         volumes=["/vol/a"],
     )
-    tree.prepare(root, make_plan("t", task, Defaults(1, 1, 1, 0), []))
+    prepare(Tree(root), make_plan("t", task, Defaults(1, 1, 1, 0), []))
     expected = [
         "tes-wd/shared",
         "tes-wd/shared-global",
@@ -162,7 +227,7 @@ def test_prepare_makes_what_executors_may_expect(root: Path) -> None:
     for name in expected:
         assert (root / name).stat().st_mode & 0o7777 == 0o777, name
     assert (root / "tmp").stat().st_mode & 0o7777 == 0o1777
-    tree.prepare(root, make_plan("t", task, Defaults(1, 1, 1, 0), []))
+    prepare(Tree(root), make_plan("t", task, Defaults(1, 1, 1, 0), []))
 
 
 def test_remove_tree_follows_no_link(root: Path, tmp_path: Path) -> None:

@@ -145,3 +145,26 @@ def test_the_client_takes_arguments_over_the_environment() -> None:
     assert settings.load_client({}).server == "http://127.0.0.1:8000"
     assert settings.load_client(environ) == settings.Client(server="http://a", token="t")
     assert settings.load_client(environ, server="http://b").server == "http://b"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p[x@h/db",
+        "postgresql://u:secret@h:port/db",
+        "postgresql://u:secret@h:99999/db",
+        "mysql://u:secret@h/db",
+    ],
+)
+def test_a_database_url_that_cannot_be_read_is_not_shown(url: str) -> None:
+    [problem] = problems({"APP_DATABASE_URL": url})
+    assert problem.startswith("DATABASE_URL: ")
+    assert "postgresql://" in problem
+    assert "secret" not in problem
+    assert "p[x" not in problem
+
+
+def test_a_time_limit_of_more_than_ten_years_is_refused() -> None:
+    assert settings.load({"APP_MAX_RUNTIME_S": "315360000"}).settings.max_runtime_s == 315360000
+    [problem] = problems({"APP_MAX_RUNTIME_S": "315360001"})
+    assert "MAX_RUNTIME_S: must be at most 315360000" in problem

@@ -14,6 +14,7 @@ import pytest
 from tesazure.errors import (
     PermissionDenied,
     StorageError,
+    StorageFull,
     StorageNotFound,
     StorageUnavailable,
     UnsupportedUrl,
@@ -239,8 +240,9 @@ def test_a_signal_ends_everything_soon(attempt: Attempt) -> None:
 
 
 def test_a_failure_that_may_pass_says_so(attempt: Attempt) -> None:
-    assert StorageUnavailable("x").final is False
-    assert StorageNotFound("x").final is True
+    assert StorageUnavailable("x").retryable
+    assert not StorageNotFound("x").retryable
+    assert not StorageFull("x").retryable
 
 
 def assert_no_transfers() -> None:

@@ -216,10 +216,85 @@ def test_links_out_of_the_tree_are_refused(attempt: Attempt, tmp_path: Path) -> 
     assert len(attempt.warnings()) == 7
     assert all("symbolic link" in warning for warning in attempt.warnings())
     assert "hunter2" not in str(attempt.said)
-    with pytest.raises(StorageNotFound, match=r"outputs\[0\] \(/out/dir/host\)"):
+    with pytest.raises(
+        StorageNotFound, match=r"outputs\[0\] \(/out/dir/host\): is a symbolic link"
+    ):
         attempt.stage_out(Output(path="/out/dir/host", url=f"{attempt.data}/h"))
-    with pytest.raises(StorageNotFound, match=r"outputs\[0\] \(/out/dir/self\)"):
+    with pytest.raises(StorageNotFound, match=r"/out/dir/directory is a symbolic link that leads"):
+        attempt.stage_out(Output(path="/out/dir/directory/below", url=f"{attempt.data}/h"))
+    with pytest.raises(
+        StorageNotFound, match=r"outputs\[0\] \(/out/dir/self\): its symbolic links"
+    ):
         attempt.stage_out(Output(path="/out/dir/self", url=f"{attempt.data}/h"))
+
+
+def test_matches_of_a_pattern_that_cannot_be_uploaded_are_named(attempt: Attempt) -> None:
+    out = attempt.write("/out/kept").parent
+    (out / "away").symlink_to("/etc/passwd")
+    (out / "dangling").symlink_to("nothing")
+    (out / "self").symlink_to("self")
+    os.mkfifo(out / "pipe")
+    attempt.stage_out(
+        Output(path="/out/*", path_prefix="/out", url=f"{attempt.data}/d"),
+        Output(path="/out/*/kept", path_prefix="/out", url=f"{attempt.data}/e"),
+    )
+    assert attempt.arrived() == {"d/kept": "x"}
+    nowhere = "is a symbolic link that leads nowhere or out of the task's own files"
+    assert attempt.warnings() == [
+        f"outputs[0]: /out/away: {nowhere}; it is not uploaded",
+        f"outputs[0]: /out/dangling: {nowhere}; it is not uploaded",
+        "outputs[0]: /out/pipe: is a named pipe; it is not uploaded",
+        "outputs[0]: /out/self: its symbolic links lead in a circle; it is not uploaded",
+        "outputs[1]: nothing matches /out/*/kept",
+    ]
+
+
+def test_outputs_in_the_directory_of_all_tasks(attempt: Attempt, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    attempt.write("/work/own", "own")
+    (attempt.common / "dir/sub").mkdir(parents=True)
+    (attempt.common / "dir/sub/file").write_text("shared")
+    (attempt.common / "dir/to-own").symlink_to("/work/own")
+    (attempt.common / "dir/up").symlink_to("../../../work/own")
+    (attempt.common / "dir/host").symlink_to(tmp_path / "secret")
+    (attempt.common / "dir/climbing").symlink_to("../" * 20 + str(tmp_path / "secret"))
+    attempt.place("/out/link").symlink_to("/tes-wd/shared-global/dir/sub")
+    attempt.place("/tes-wd/shared-global/x")  # the mount point, as `prepare` makes it
+    attempt.stage_out(
+        Output(path="/tes-wd/shared-global/dir", url=f"{attempt.data}/d"),
+        Output(path="/tes-wd/shared-global/dir/sub/file", url=f"{attempt.data}/f"),
+        Output(path="/tes-wd/*/dir/s*", path_prefix="/tes-wd", url=f"{attempt.data}/g"),
+        Output(path="/out/link", url=f"{attempt.data}/l"),
+    )
+    assert attempt.arrived() == {
+        "d/sub/file": "shared",
+        "d/to-own": "own",
+        "d/up": "own",
+        "f": "shared",
+        "g/shared-global/dir/sub/file": "shared",
+        "l/file": "shared",
+    }
+    assert len(attempt.warnings()) == 2
+    assert ("/tes-wd/shared-global/dir/sub/file") in {path for _, path, _ in attempt.uploaded}
+
+
+def test_a_link_planted_between_look_and_transfer_leads_nowhere(
+    attempt: Attempt, tmp_path: Path
+) -> None:
+    """In the directory of all tasks another one may exchange a directory for a link at any time:
+    here as soon as the first upload has begun."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("hunter2")
+    shared = attempt.common / "dir"
+    shared.mkdir()
+    (shared / "file").write_text("mine")
+    found = collect(attempt.tree, "/tes-wd/shared-global/dir", print)
+    shared.rename(attempt.common / "old")
+    shared.symlink_to(outside)
+    ((real, _),) = found.files
+    with pytest.raises(NotADirectoryError), attempt.tree.held(real) as place:
+        place.read_text()
 
 
 def test_circles_of_links_end(attempt: Attempt) -> None:
@@ -243,7 +318,7 @@ def test_links_that_multiply_are_stopped(attempt: Attempt) -> None:
             (here / name).symlink_to(f"/bomb/{level + 1}")
     attempt.write("/bomb/40/file")
     with pytest.raises(StorageError, match="/bomb/0: its symbolic links lead to more than 2000"):
-        collect(attempt.root, "/bomb/0", print, max_linked=2000)
+        collect(attempt.tree, "/bomb/0", print, max_linked=2000)
 
 
 def test_special_files_are_skipped(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +333,7 @@ def test_special_files_are_skipped(attempt: Attempt, monkeypatch: pytest.MonkeyP
         "outputs[0]: /out/dir/pipe: is a named pipe, which is not uploaded",
         "outputs[0]: /out/dir/socket: is a socket, which is not uploaded",
     ]
-    with pytest.raises(StorageNotFound):
+    with pytest.raises(StorageNotFound, match="is a named pipe"):
         attempt.stage_out(Output(path="/out/dir/pipe", url=f"{attempt.data}/p"))
 
 

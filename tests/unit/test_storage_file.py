@@ -99,6 +99,52 @@ def test_directories_behind_links_to_the_outside_are_refused(
     assert names(secret) == ["key"]
 
 
+@pytest.mark.parametrize("denied", ["home", "alias"])
+def test_a_data_directory_is_closed_within_an_allowed_one(
+    data: Path, tmp_path: Path, denied: str
+) -> None:
+    home = data / "home"
+    (home / "attempts").mkdir(parents=True)
+    (home / "db").write_text("secret")
+    (data / "alias").symlink_to("home")
+    (data / "deep").mkdir()
+    (data / "deep/link").symlink_to(home / "db")
+    (tmp_path / "src").write_text("x")
+    storage = FileStorage([data], [data / denied])
+    words = r"data directory \(the setting DATA_DIR\)"
+    got = tmp_path / "got"
+    for url in map(str, (home, home / "db", data / "alias/db", data / "deep/link", home / "new")):
+        for method, more in (
+            (storage.check, {"writing": False}),
+            (storage.stat, {}),
+            (storage.get, {"path": got}),
+        ):
+            with pytest.raises(PermissionDenied, match=words) as caught:
+                method(url, **more)
+            assert url in str(caught.value)
+    for url in map(str, (home / "db", home / "attempts/k/report.jsonl", data / "alias/new")):
+        with pytest.raises(PermissionDenied, match=words):
+            storage.check(url, writing=True)
+        with pytest.raises(PermissionDenied, match=words):
+            storage.put(tmp_path / "src", url)
+        with pytest.raises(PermissionDenied, match=words):
+            storage.make_directory(url)
+    for directory in (home, data / "alias"):
+        with pytest.raises(PermissionDenied, match=words):
+            storage.check(str(directory), writing=True)
+    for directory in (data, data / "deep", home):
+        with pytest.raises(PermissionDenied, match=words):
+            list(storage.list(str(directory)))
+    with pytest.raises(PermissionDenied, match="contains a server's data directory"):
+        storage.check(str(data), writing=False)
+    assert not got.exists()
+    assert names(home) == ["attempts", "db"]
+    assert (home / "db").read_text() == "secret"
+    storage.check(str(data), writing=True)
+    storage.check(str(data / "home2"), writing=False)
+    assert storage.put(tmp_path / "src", str(data / "homely")) == 1
+
+
 def test_a_link_at_the_destination_is_replaced_not_followed(
     storage: FileStorage, data: Path, secret: Path, tmp_path: Path
 ) -> None:
@@ -320,7 +366,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(
         storage.get(str(data / "big"), small_disk / "got")
     assert names(small_disk) == ["filler", "out"]
     assert (small_disk / "out").read_text() == "before"
-    assert not StorageFull.final
+    assert not StorageFull.retryable
 
 
 def test_a_killed_writer_leaves_no_file(storage: FileStorage, data: Path, tmp_path: Path) -> None:

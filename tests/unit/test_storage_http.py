@@ -87,7 +87,7 @@ def test_what_never_gets_better_is_given_up(
         # Fifty kilobytes are no progress worth another round of attempts.
         assert len(server.requests) == HASTY.attempts
     assert names(tmp_path) == []
-    assert not StorageUnavailable.final
+    assert StorageUnavailable.retryable
 
 
 def test_a_broken_transfer_goes_on_where_it_broke(
@@ -150,7 +150,7 @@ def test_a_refusal_is_final(
     server.answers["/object"] = lambda handler: handler.send_plain(status)
     with pytest.raises(error, match=rf"GET .*/object: HTTP {status}") as caught:
         storage.get(server.url("/object?sig=hunter2"), tmp_path / "got")
-    assert caught.value.final
+    assert not caught.value.retryable
     assert "hunter2" not in str(caught.value)
     assert len(server.requests) == 1
 
@@ -357,7 +357,7 @@ def test_a_certificate_that_nobody_vouches_for(storage: HttpStorage, tmp_path: P
     try:
         with pytest.raises(StorageError, match=r"the certificate is not valid: self.signed") as got:
             storage.get(f"https://localhost:{server.server_port}/x", tmp_path / "got")
-        assert got.value.final
+        assert not got.value.retryable
     finally:
         server.shutdown()
         server.server_close()

@@ -11,6 +11,7 @@ import pytest
 from tesazure.errors import PermissionDenied, UnsupportedUrl
 from tesazure.storage.file import FileStorage
 from tesazure.storage.http import HttpStorage
+from tesazure.storage.mounts import Mounts
 from tesazure.storage.registry import Storages
 
 
@@ -48,6 +49,42 @@ def test_paths_outside_are_refused_with_the_setting(tmp_path: Path) -> None:
             assert str(tmp_path) in str(caught.value)
         check(f"{tmp_path}/new/file")
         check(str(tmp_path))
+
+
+TABLE = """\
+22 27 0:21 / /proc rw - proc proc rw
+23 27 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw
+31 22 0:30 / /proc/sys/fs/binfmt_misc rw shared:1 - autofs systemd-1 rw
+27 1 254:0 / / rw,relatime shared:2 - ext4 /dev/vda rw
+40 27 0:40 / /a\\040b rw - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "local"),
+    [
+        ("", True),
+        ("50 27 0:50 / /data rw - nfs4 server:/data rw\n", False),
+        ("50 27 0:50 / /data rw master:3 - fuse.blobfuse2 blobfuse2 rw\n", False),
+        ("50 27 0:50 / /data rw - autofs /etc/auto.data rw\n", False),
+        ("50 27 0:50 / /devices rw - cifs //server/share rw\n", False),
+    ],
+)
+def test_file_systems_of_a_network_may_hang(tmp_path: Path, more: str, local: bool) -> None:
+    (tmp_path / "mountinfo").write_text(TABLE + more)
+    assert Mounts(tmp_path / "mountinfo").are_local() is local
+
+
+def test_an_unreadable_mount_table_promises_nothing(tmp_path: Path) -> None:
+    assert not Mounts(tmp_path / "none").are_local()
+
+
+def test_denied_directories_are_refused_within_allowed_ones(tmp_path: Path) -> None:
+    storages = Storages([str(tmp_path)], [tmp_path / "data"])
+    for check in (storages.check_input, storages.check_output):
+        check(f"file://{tmp_path}/other")
+        with pytest.raises(PermissionDenied, match=r"/data/x: .*DATA_DIR"):
+            check(f"file://{tmp_path}/data/x")
 
 
 def test_without_allowed_directories_no_path_is_served() -> None:

@@ -9,11 +9,12 @@ from starlette.types import ASGIApp
 
 from tesazure.api import docs, service_info
 from tesazure.api.access_log import AccessLog
+from tesazure.api.bodies import BodyReader
 from tesazure.api.edge import Edge
 from tesazure.api.events import Events
+from tesazure.api.feed import Feed
 from tesazure.api.flavour import V1_0, V1_1
 from tesazure.api.health import Health
-from tesazure.api.limits import BodyReader
 from tesazure.api.metrics import Latencies, Metrics
 from tesazure.api.parts import Parts
 from tesazure.api.replies import Route
@@ -31,22 +32,25 @@ class Application:
         latencies = Latencies()
         bodies = BodyReader(parts.settings.max_body_bytes)
         submission = Submission(parts)
-        self._events = Events(parts)
+        self._feed = Feed(parts.store)
         self._closing = parts.closing
         self.routes = Routes(
             [
                 *service_info.routes(parts),  # before tasks/{id}: tasks/service-info is no task
                 *Tasks(parts, V1_1, bodies, submission).routes(),
                 *Tasks(parts, V1_0, bodies, submission).routes(),
-                *Streams(parts).routes(),
-                *self._events.routes(),
+                *Streams(parts, self._feed).routes(),
+                *Events(parts, self._feed).routes(),
                 *Health(parts).routes(),
                 *Metrics(parts, latencies).routes(),
                 *docs.routes(parts.settings),
                 *more,
             ]
         )
-        self.asgi: ASGIApp = Edge(self.routes, latencies, log)
+        edge = Edge(self.routes, latencies, log)
+        self.refused = edge.refused
+        """Notes requests that the protocol refused."""
+        self.asgi: ASGIApp = edge
         if parts.settings.cors_origins:
             self.asgi = CORSMiddleware(
                 self.asgi,
@@ -60,4 +64,4 @@ class Application:
     def close(self) -> None:
         """Let streams end; new requests are still answered."""
         self._closing.set()
-        self._events.close()
+        self._feed.nudge()

@@ -65,6 +65,19 @@ class Edge:
             self._latencies.observe(route.path, method, status, seconds)
             self._log.write(method, scope["path"], status, seconds, name, scope.get("client"))
 
+    def refused(
+        self,
+        method: str,
+        path: str,
+        status: int,
+        seconds: float,
+        name: bytes,
+        client: tuple[str, int] | None,
+    ) -> None:
+        """Note a request that was refused before it got here (see `limits`)."""
+        self._latencies.observe(_NO_ROUTE.path, method, status, seconds)
+        self._log.write(method, path, status, seconds, name, client)
+
     def _route(self, scope: Scope) -> Route:
         found = self._routes.find(scope["path"])
         if found is None:

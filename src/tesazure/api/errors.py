@@ -82,12 +82,15 @@ def reply_to(error: Exception, request_id: bytes) -> Reply:
     return _reply(500, "internal", text, request_id)
 
 
-def raw(status: int, code: str, message: str, headers: Headers | None = None) -> bytes:
+def raw(
+    status: int, code: str, message: str, request_id: bytes, headers: Headers | None = None
+) -> bytes:
     """A whole HTTP/1.1 response, for refusals below ASGI; the connection ends after it."""
-    content = body(status, code, message, b"")
+    content = body(status, code, message, request_id)
     lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
     lines += [b"%s: %s" % pair for pair in (*_HEADERS, *(headers or ()))]
-    lines += [b"content-length: %d" % len(content), b"connection: close", b"", content]
+    lines += [b"x-request-id: %b" % request_id, b"content-length: %d" % len(content)]
+    lines += [b"connection: close", b"", content]
     return b"\r\n".join(lines)
 
 

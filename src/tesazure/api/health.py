@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import msgspec
 from starlette.requests import Request
@@ -13,6 +14,9 @@ from tesazure.backends.base import Check
 from tesazure.errors import StoreError
 
 _PATIENCE_S = 5.0
+_SILENCE_S = 30.0
+"""A scheduler that completes no tick for so long, or for a lease, does not do its work: ticks come
+at least once a second, and what delays one (a database away) is over sooner or is worth a word."""
 _NO_STORE = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 
 
@@ -34,9 +38,10 @@ class Health:
         return Reply(200, b'{"status":"ok"}', list(_NO_STORE))
 
     async def readyz(self, request: Request) -> Reply:
-        """The store can be written and the backend can run tasks; 503 and what is wrong if not."""
+        """The store can be written, the scheduler comes round and the backend can run tasks; 503
+        and what is wrong if not."""
         store, backend = await asyncio.gather(self._store(), self._backend())
-        checks = [store, *backend]
+        checks = [store, *self._scheduler(), *backend]
         ready = all(check.ok for check in checks) and not self._parts.closing.is_set()
         body = msgspec.json.encode({"ready": ready, "checks": checks})
         return Reply(200 if ready else 503, body, list(_NO_STORE))
@@ -51,6 +56,19 @@ class Health:
         except TimeoutError:
             return Check("store", False, f"no answer within {_PATIENCE_S:g} s", remedy)
         return Check("store", True, "reads and writes")
+
+    def _scheduler(self) -> list[Check]:
+        pulse = self._parts.pulse
+        if pulse is None:
+            return []
+        silent = time.monotonic() - pulse.last_tick
+        if silent <= max(self._parts.settings.lease_s, _SILENCE_S):
+            return [Check("scheduler", True, "places and watches tasks")]
+        detail = f"has not come round for {silent:.0f} s"
+        if pulse.last_error:
+            detail += f": {pulse.last_error}"
+        remedy = "see the server's log; restarting the server is safe, running tasks go on"
+        return [Check("scheduler", False, detail, remedy)]
 
     async def _backend(self) -> list[Check]:
         try:

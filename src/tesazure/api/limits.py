@@ -1,4 +1,4 @@
-"""What a client may take: bytes of headers and body, seconds, connections.
+"""What a connection may take: bytes of a head, seconds, connections at once.
 
 Time is watched per connection by one timer, not per request: nothing is added to the fast path.
 """
@@ -6,22 +6,23 @@ Time is watched per connection by one timer, not per request: nothing is added t
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import httptools
-from starlette.requests import ClientDisconnect, Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from tesazure.api.errors import RETRY_AFTER_S, HttpError, raw
-from tesazure.errors import FieldError, TooLarge
+from tesazure.api.errors import RETRY_AFTER_S, raw
+from tesazure.api.ids import request_id
 
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together (uvicorn with httptools sets no limit of its own)."""
-MAX_BUFFERED_BYTES = 512 * 2**20
-"""Bodies being received, all together; more are asked to come back later."""
 WRITE_STALL_S = 60.0
 """A client that takes none of what is written to it for so long is dropped."""
+Record = Callable[[str, str, int, float, bytes, tuple[str, int] | None], None]
+"""Notes a request in log and metrics: method, path, status, seconds, request id, client."""
 _UPGRADE_HEADERS = frozenset({b"upgrade", b"connection", b"http2-settings"})
 LINGER_S = 2.0
 """How long an unread body is drained after a refusal, so that the client gets to read the reply:
@@ -41,10 +42,13 @@ class LimitedProtocol(HttpToolsProtocol):
     error shape for requests that never reach the application."""
 
     limits: ConnectionLimits
+    record: Record
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._receiving_since: float | None = None
+        self._began = 0.0
+        """When the request began, by `time.perf_counter`."""
         self._begun = False
         self._in_head = True
         self._head_bytes = 0
@@ -56,6 +60,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """A client has connected; refuse it if there are too many."""
         super().connection_made(transport)
         self._receiving_since = self.loop.time()
+        self._began = time.perf_counter()
         if len(self.connections) > self.limits.max_connections:
             retry = [(b"retry-after", b"%d" % RETRY_AFTER_S)]
             self._refuse(
@@ -89,6 +94,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """The parser has seen the first byte of a request."""
         super().on_message_begin()
         self._receiving_since = self.loop.time()
+        self._began = time.perf_counter()
         self._begun = self._in_head = True
         self._head_bytes = 0
 
@@ -161,67 +167,20 @@ class LimitedProtocol(HttpToolsProtocol):
     def _refuse(
         self, status: int, code: str, message: str, headers: list[tuple[bytes, bytes]] | None = None
     ) -> None:
-        self.transport.write(raw(status, code, message, headers))
+        # Of a request that is only half there something may be known already.
+        name = request_id(self.headers or [])
+        method = self.parser.get_method().decode("ascii") if self._begun and self.url else "-"
+        path = self.url.partition(b"?")[0].decode("latin-1") if self._begun else ""
+        self.transport.write(raw(status, code, message, name, headers))
         self.transport.close()
+        seconds = time.perf_counter() - self._began
+        self.record(method, path, status, seconds, name, self.client)
 
 
 def _longer(now: float, since: float | None, seconds: float) -> bool:
     return since is not None and now - since > seconds
 
 
-def protocol(limits: ConnectionLimits) -> type[LimitedProtocol]:
+def protocol(limits: ConnectionLimits, record: Record) -> type[LimitedProtocol]:
     """The protocol class for uvicorn, which takes no arguments for it."""
-    return type("Protocol", (LimitedProtocol,), {"limits": limits})
-
-
-class BodyReader:
-    """Reads request bodies up to `max_bytes`, and bounds what is held of them all together."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._buffered = 0
-
-    async def read(self, request: Request) -> bytes:
-        """The whole body. Raises TooLarge as soon as that is known, ClientDisconnect."""
-        for name, value in request.scope["headers"]:
-            if name == b"content-length" and int(value) > self._max_bytes:
-                raise self._too_large()
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body", False):
-            if len(body) > self._max_bytes:
-                raise self._too_large()
-            return body
-        return await self._rest(request, body)
-
-    async def _rest(self, request: Request, first: bytes) -> bytes:
-        chunks = [first]
-        size = len(first)
-        self._buffered += size
-        try:
-            while True:
-                if size > self._max_bytes:
-                    raise self._too_large()
-                if self._buffered > MAX_BUFFERED_BYTES:
-                    retry = ((b"retry-after", b"%d" % RETRY_AFTER_S),)
-                    raise HttpError(503, "busy", "too many large bodies at once", retry)
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                chunk = message.get("body", b"")
-                chunks.append(chunk)
-                size += len(chunk)
-                self._buffered += len(chunk)
-                if not message.get("more_body", False):
-                    break
-        finally:
-            self._buffered -= size
-        if size > self._max_bytes:
-            raise self._too_large()
-        return b"".join(chunks)
-
-    def _too_large(self) -> TooLarge:
-        text = f"the body must be at most {self._max_bytes} bytes (setting MAX_BODY_BYTES)"
-        return TooLarge([FieldError("", text)])
+    return type("Protocol", (LimitedProtocol,), {"limits": limits, "record": staticmethod(record)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterable
 from itertools import accumulate
@@ -107,8 +108,10 @@ class Metrics:
         if pulse is None:
             return []
         lag = "From the first signal that the scheduler's last tick served to its end."
+        age, since = time.monotonic() - pulse.last_tick, "Since the last tick that ended well."
         return [
             GaugeMetricFamily("tesazure_scheduler_lag_seconds", lag, value=pulse.lag_s),
+            GaugeMetricFamily("tesazure_scheduler_seconds_since_tick", since, value=age),
             CounterMetricFamily("tesazure_attempts_placed", "Placed here.", value=pulse.placed),
             CounterMetricFamily("tesazure_tasks_finished", "Ended here.", value=pulse.finished),
             CounterMetricFamily("tesazure_attempts_retried", "Tried again.", value=pulse.retries),

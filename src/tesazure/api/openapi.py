@@ -129,7 +129,8 @@ def _streams() -> dict[str, Any]:
     resumed = (
         " Each event is named `state`, its id grows, and its data is a `StateChange`; a comment"
         " comes every 15 s when nothing else does. A client that comes back with the id of the last"
-        " event it saw misses nothing."
+        " event it saw misses nothing for 7 days, as long as events are kept. Later a comment says"
+        " what is missing, and the stream goes on with the present states of the tasks named."
     )
     return {
         f"{logs}/stdout": {"get": _log_operation("stdout", "ReadStdout")},

@@ -1,7 +1,8 @@
 """Page tokens: opaque, carrying the place in the list and its filters.
 
 A token is no secret and gives no right: it only narrows what its bearer may list anyway. Its digest
-catches damage and guesses. Any server of an installation understands it, also after a restart.
+is keyed with the installation's identity, which is in its database: any of its servers understands
+the token, also after a restart, and no other installation's token is taken for one of its own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import hmac
+from typing import Annotated
 
 import msgspec
 
@@ -36,18 +39,20 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
     """Where a list goes on: after the task with sequence number `before`. `audience` is the flavour
     and the owner that the token was made for."""
 
-    before: int
+    before: Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
     audience: tuple[str, str]
     filters: Filters
 
 
-def encode(place: Place) -> str:
+def encode(place: Place, identity: str) -> str:
     """The token of a place: URL-safe characters."""
     payload = msgspec.json.encode(place)
-    return base64.urlsafe_b64encode(_digest(payload) + payload).rstrip(b"=").decode("ascii")
+    return (
+        base64.urlsafe_b64encode(_digest(payload, identity) + payload).rstrip(b"=").decode("ascii")
+    )
 
 
-def decode(token: str, audience: tuple[str, str], filters: Filters) -> Place:
+def decode(token: str, identity: str, audience: tuple[str, str], filters: Filters) -> Place:
     """The place that a token names. Without filters of its own a request takes the token's.
 
     Raises InvalidInput for a damaged token, one made for someone else or for other filters.
@@ -55,7 +60,7 @@ def decode(token: str, audience: tuple[str, str], filters: Filters) -> Place:
     try:
         raw = base64.b64decode(token.encode("ascii") + b"=" * (-len(token) % 4), b"-_", True)
         digest, payload = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
-        if digest != _digest(payload):
+        if not hmac.compare_digest(digest, _digest(payload, identity)):
             raise ValueError("damaged")
         place = msgspec.json.decode(payload, type=Place)
     except (ValueError, binascii.Error, msgspec.DecodeError):
@@ -67,8 +72,9 @@ def decode(token: str, audience: tuple[str, str], filters: Filters) -> Place:
     return place
 
 
-def _digest(payload: bytes) -> bytes:
-    return hashlib.blake2b(payload, digest_size=_DIGEST_BYTES, person=_PERSON).digest()
+def _digest(payload: bytes, identity: str) -> bytes:
+    key = identity.encode("ascii")
+    return hashlib.blake2b(payload, digest_size=_DIGEST_BYTES, key=key, person=_PERSON).digest()
 
 
 def _refused(message: str) -> InvalidInput:

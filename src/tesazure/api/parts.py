@@ -18,7 +18,8 @@ EVERYONE = Visibility()
 
 
 class UrlCheck(Protocol):
-    """Says at submission whether a URL can be used at all. Does no network I/O."""
+    """Says at submission whether a URL can be used at all. Does no network I/O, but the two checks
+    ask the file system, which may hang: not to be called in the event loop then."""
 
     def check_input(self, url: str) -> None:
         """Raises StorageError with the reason when no task may read from `url`."""
@@ -26,6 +27,10 @@ class UrlCheck(Protocol):
 
     def check_output(self, url: str) -> None:
         """Raises StorageError with the reason when no task may write to `url`."""
+        ...
+
+    def checks_at_once(self) -> bool:
+        """Whether the two checks can be called in the event loop now: no file system may hang."""
         ...
 
     def schemes(self) -> Sequence[str]:
@@ -38,6 +43,10 @@ class Pulse(Protocol):
 
     lag_s: float
     """Seconds from the first signal that the last tick served to its end."""
+    last_tick: float
+    """When the last tick ended well, on the monotonic clock; ticks come at least once a second."""
+    last_error: str
+    """What the last tick failed with; empty if it ended well."""
     placed: int
     finished: int
     retries: int
@@ -60,6 +69,8 @@ class Parts:
     backend: Backend
     urls: UrlCheck
     pulse: Pulse | None
+    identity: str
+    """A random word that the database keeps: page tokens are good for this installation alone."""
     created: float
     """When this installation was made, in seconds since the epoch."""
     started: float

@@ -12,6 +12,7 @@ import msgspec
 from starlette.requests import Request
 
 from tesazure.api.errors import HttpError
+from tesazure.api.feed import Feed
 from tesazure.api.parts import EVERYONE, Parts
 from tesazure.api.replies import Headers, Reply, Route, Stream
 from tesazure.api.tasks import known_id, unknown
@@ -22,7 +23,10 @@ from tesazure.model import TERMINAL
 from tesazure.store.records import TaskRecord
 
 _CHUNK = 256 * 1024
-_POLL_S = 0.1
+_QUICK_S = 0.1
+_SLOW_S = 0.5
+"""Between looks at a followed stream: the pause grows from the one to the other while nothing is
+written to it."""
 _NO_END = 2**53 - 1
 """Last byte of a range that has no end yet (RFC 8673, section 3)."""
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
@@ -42,10 +46,11 @@ class _Asked(msgspec.Struct, frozen=True):
 class Streams:
     """The handlers."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, feed: Feed) -> None:
         self._store = parts.store
         self._backend = parts.backend
         self._closing = parts.closing
+        self._feed = feed
 
     def routes(self) -> list[Route]:
         """The two streams of an executor."""
@@ -64,9 +69,10 @@ class Streams:
         return await self._stream(_asked(request, "stderr"))
 
     async def _stream(self, asked: _Asked) -> Stream:
+        number = await self._store.last_event() if asked.follow else 0
         record = await self._record(asked)
         if asked.follow:
-            return await self._live(asked, record)
+            return await self._live(asked, record, number)
         size = (await self._read(asked, record, 0, 0)).size
         span = _span(asked.range, size)
         headers = [*_HEADERS, (b"accept-ranges", b"bytes")]
@@ -93,7 +99,7 @@ class Streams:
             yield chunk.data
             offset += len(chunk.data)
 
-    async def _live(self, asked: _Asked, record: TaskRecord) -> Stream:
+    async def _live(self, asked: _Asked, record: TaskRecord, number: int) -> Stream:
         """The stream from its beginning, or from N with `Range: bytes=N-`, to the executor's end.
 
         What has not begun yet is waited for, unless it can no longer begin.
@@ -112,34 +118,43 @@ class Streams:
                 raise _unsatisfiable(size)
             headers.append((b"content-range", b"bytes %d-%d/*" % (start, _NO_END)))
         status = 200 if start is None else 206
-        return Stream(status, self._following(asked, record, start or 0), headers)
+        chunks = self._following(asked, record, number, start or 0)
+        return Stream(status, chunks, headers)
 
     async def _following(
-        self, asked: _Asked, record: TaskRecord, offset: int
+        self, asked: _Asked, record: TaskRecord, number: int, offset: int
     ) -> AsyncGenerator[bytes, None]:
-        while not self._closing.is_set():
-            # Looked at before reading: once the attempt is over, nothing is written any more.
-            over = _is_over(asked, record)
-            ended = False
-            with contextlib.suppress(NotFound):
-                chunk = await self._read(asked, record, offset, _CHUNK)
-                # From here on the same attempt, also when another one follows.
-                asked = msgspec.structs.replace(
-                    asked, attempt=asked.attempt or len(record.attempts)
-                )
-                if chunk.data:
-                    offset = chunk.offset + len(chunk.data)
-                    yield chunk.data
-                    continue
-                ended = chunk.ended
-            if over or ended:
-                return
-            await self._pause()
-            record = await self._record(asked)
+        """`record` is as of the event `number` or newer; it is read again after each further one of
+        the task, not for each look at the stream."""
+        pause = _QUICK_S
+        async with self._feed.listening():
+            while not self._closing.is_set():
+                # Looked at before reading: once the attempt is over, nothing is written any more.
+                over = _is_over(asked, record)
+                ended = False
+                with contextlib.suppress(NotFound):
+                    chunk = await self._read(asked, record, offset, _CHUNK)
+                    # From here on the same attempt, also when another one follows.
+                    asked = msgspec.structs.replace(
+                        asked, attempt=asked.attempt or len(record.attempts)
+                    )
+                    if chunk.data:
+                        offset = chunk.offset + len(chunk.data)
+                        pause = _QUICK_S
+                        yield chunk.data
+                        continue
+                    ended = chunk.ended
+                if over or ended:
+                    return
+                await self._pause(pause)
+                pause = min(pause * 1.5, _SLOW_S)
+                events, number = await self._feed.after(number, (asked.task_id,))
+                if events:
+                    record, pause = await self._record(asked), _QUICK_S
 
-    async def _pause(self) -> None:
+    async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_POLL_S):
+            async with asyncio.timeout(seconds):
                 await self._closing.wait()
 
     async def _record(self, asked: _Asked) -> TaskRecord:

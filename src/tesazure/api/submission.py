@@ -7,11 +7,14 @@ import math
 
 import msgspec
 
+from tesazure.api.daemon_threads import DaemonThreads
+from tesazure.api.errors import RETRY_AFTER_S, HttpError
 from tesazure.api.ids import new_task_id
 from tesazure.api.parts import Parts
 from tesazure.errors import FieldError, InvalidInput, StorageError
 from tesazure.model import Task
-from tesazure.plan import limits
+from tesazure.plan import limits, runtime_limit
+from tesazure.settings import LONGEST_RUNTIME_S
 from tesazure.store.records import NewTask, Reservation
 from tesazure.validate import parse_task
 
@@ -21,6 +24,9 @@ _LARGE = 128 * 1024
 MAX_NOTES = 50
 """Warnings kept of one submission; a hostile body could have millions."""
 _MAX_NOTE = 300
+_LOOKING = 4
+"""URLs of so many tasks are looked at on the file system at once."""
+_LOOK_S = 5.0
 
 _encode = msgspec.json.Encoder().encode
 
@@ -35,27 +41,28 @@ class Submission:
         self._parameters = {
             key.lower(): key for key in parts.backend.capabilities.backend_parameters
         }
-        # Decoding a large body takes many times its size in memory: a few at a time.
-        self._large = asyncio.Semaphore(2)
+        # Decoding a large body takes many times its size in memory: one at a time.
+        self._large = asyncio.Semaphore(1)
+        self._looks = DaemonThreads("urls", _LOOKING, _LOOK_S)
 
     async def accept(self, body: bytes) -> NewTask:
-        """The task in `body`. Raises InvalidInput with every error found."""
+        """The task in `body`. Raises InvalidInput with every error found, HttpError 503 when the
+        file system that its URLs name does not answer."""
         if len(body) < _LARGE:
-            return self.read(body)
+            task, notes = _parse(body)
+            return self._new(task, notes, await self._url_errors(task))
         async with self._large:
-            return await asyncio.to_thread(self.read, body)
+            task, notes = await asyncio.to_thread(_parse, body)
+        errors = await self._url_errors(task)
+        async with self._large:
+            return await asyncio.to_thread(self._new, task, notes, errors)
 
-    def read(self, body: bytes) -> NewTask:
-        """As `accept`, here and now."""
-        task, notes = parse_task(body.removeprefix(_BOM))
+    def _new(self, task: Task, notes: list[str], errors: list[FieldError]) -> NewTask:
         now = self._clock()
-        errors = self._url_errors(task)
-        errors += _tag_errors(task)
         errors += self._take_parameters(task, notes)
         if errors:
             raise InvalidInput(errors)
         asked = limits(task, self._defaults)
-        parameters = (task.resources and task.resources.backend_parameters) or {}
         return NewTask(
             id=new_task_id(now),
             document=_encode(task),
@@ -65,12 +72,24 @@ class Submission:
             reservation=Reservation(
                 asked.reserved_cpu_cores, asked.reserved_ram_bytes, asked.reserved_disk_bytes
             ),
-            max_runtime_s=float(parameters.get("max_runtime_s") or self._defaults.max_runtime_s),
+            max_runtime_s=runtime_limit(task, self._defaults),
             notes=_bounded(notes),
             created=now,
         )
 
-    def _url_errors(self, task: Task) -> list[FieldError]:
+    async def _url_errors(self, task: Task) -> list[FieldError]:
+        """What is wrong with the URLs. Whether links lead out of the allowed directories only the
+        file system can tell; one of a network may hang, and is never asked in the event loop."""
+        if not (task.inputs or task.outputs) or self._urls.checks_at_once():
+            return self._look(task)
+        try:
+            return await self._looks.run(lambda: self._look(task))
+        except TimeoutError:
+            text = f"a file system that the task names did not answer within {_LOOK_S:g} s"
+            retry = ((b"retry-after", b"%d" % RETRY_AFTER_S),)
+            raise HttpError(503, "unavailable", text, retry) from None
+
+    def _look(self, task: Task) -> list[FieldError]:
         errors: list[FieldError] = []
         for i, item in enumerate(task.inputs or ()):
             if item.url and not item.content:
@@ -114,23 +133,20 @@ class Submission:
         return f"this server knows {names}" if names else "this server knows none"
 
 
+def _parse(body: bytes) -> tuple[Task, list[str]]:
+    return parse_task(body.removeprefix(_BOM))
+
+
 def _value_errors(here: str, name: str, value: str) -> list[FieldError]:
     if name == "max_runtime_s":
         try:
             seconds = float(value)
         except ValueError:
             seconds = math.nan
-        if not 0 < seconds < math.inf:
-            return [FieldError(here, "must be a positive number of seconds")]
+        if not 0 < seconds <= LONGEST_RUNTIME_S:
+            text = f"must be a positive number of seconds, at most {LONGEST_RUNTIME_S} (10 years)"
+            return [FieldError(here, text)]
     return []
-
-
-def _tag_errors(task: Task) -> list[FieldError]:
-    return [
-        FieldError("tags", "keys must not contain a NUL character")
-        for key in task.tags or ()
-        if "\0" in key
-    ]
 
 
 def _bounded(notes: list[str]) -> list[str]:

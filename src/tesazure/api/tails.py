@@ -18,6 +18,8 @@ from tesazure.store.records import TaskRecord
 LIVE = frozenset({State.INITIALIZING, State.RUNNING, State.CANCELING})
 """States in which an executor may run."""
 _PATIENCE_S = 1.0
+_MAX_BYTES = 8 * 2**20
+"""Tails in one reply, all together: with very many running executors each one is shorter."""
 _STREAMS: tuple[Stream, ...] = get_args(Stream)
 _log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class Tails:
     async def read(self, records: Sequence[TaskRecord]) -> dict[str, Texts]:
         """The tails by task id, of those tasks whose newest attempt has a running executor."""
         found: dict[str, Texts] = {}
-        reads = []
+        wanted: list[tuple[Handle, int, Stream, Texts]] = []
         for record in records:
             attempt = record.attempts[-1] if record.attempts else None
             if record.state not in LIVE or attempt is None or attempt.handle is None:
@@ -54,18 +56,21 @@ class Tails:
             texts = found.setdefault(record.id, {})
             for index, entry in enumerate(_decoder.decode(attempt.log).logs):
                 if entry.exit_code is None:
-                    reads += [self._one(attempt.handle, index, s, texts) for s in _STREAMS]
-        if reads:
+                    wanted += [(attempt.handle, index, stream, texts) for stream in _STREAMS]
+        if wanted:
+            size = min(self._size, _MAX_BYTES // len(wanted))
             try:
                 async with asyncio.timeout(_PATIENCE_S):
-                    await asyncio.gather(*reads)
+                    await asyncio.gather(*(self._one(*what, size) for what in wanted))
             except TimeoutError:
                 _log.warning("the backend did not give the live logs within %g s", _PATIENCE_S)
         return found
 
-    async def _one(self, handle: Handle, index: int, stream: Stream, texts: Texts) -> None:
+    async def _one(
+        self, handle: Handle, index: int, stream: Stream, texts: Texts, size: int
+    ) -> None:
         try:
-            chunk = await self._backend.read_stream(handle, index, stream, -self._size, self._size)
+            chunk = await self._backend.read_stream(handle, index, stream, -size, size)
         except TesazureError as error:
             _log.debug("no live %s: %s", stream, error)
             return

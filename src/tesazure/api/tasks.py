@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
-import msgspec
 from starlette.requests import Request
 
 from tesazure.api import pages, views
+from tesazure.api.bodies import BodyReader
 from tesazure.api.flavour import Flavour
 from tesazure.api.ids import is_task_id
-from tesazure.api.limits import BodyReader
 from tesazure.api.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from tesazure.api.parts import EVERYONE, Parts
 from tesazure.api.replies import Reply, Route, tasks_json
@@ -21,10 +20,6 @@ from tesazure.api.tails import LIVE, Tails
 from tesazure.errors import FieldError, InvalidInput, NotFound
 from tesazure.model import State, View
 from tesazure.store.records import ListQuery, TaskRecord
-
-_FIRST = 4
-_MAX_PAGE_BYTES = 32 * 2**20
-"""A page of whole tasks ends early past this size: inline contents may be 16 MiB each."""
 
 T = TypeVar("T")
 
@@ -39,6 +34,7 @@ class Tasks:
     ) -> None:
         self._store = parts.store
         self._pulse = parts.pulse
+        self._identity = parts.identity
         self._flavour = flavour
         self._bodies = bodies
         self._submission = submission
@@ -55,8 +51,9 @@ class Tasks:
 
     async def create_task(self, request: Request) -> Reply:
         """CreateTask. Answers once the task is on disk. Any content type is taken as JSON."""
-        task = await self._submission.accept(await self._bodies.read(request))
-        await self._store.create(task)
+        async with self._bodies.read(request) as body:
+            task = await self._submission.accept(body)
+            await self._store.create(task)
         if self._pulse:
             self._pulse.wake()
         return tasks_json(b'{"id":"%b"}' % task.id.encode("ascii"))
@@ -94,7 +91,7 @@ class Tasks:
         audience = (self._flavour.version, "")
         place = pages.Place(0, audience, filters)
         if single.get("page_token"):
-            place = pages.decode(single["page_token"], audience, filters)
+            place = pages.decode(single["page_token"], self._identity, audience, filters)
         filters = place.filters
         query = ListQuery(
             limit=size,
@@ -109,7 +106,7 @@ class Tasks:
         )
         token = None
         if before is not None:
-            token = pages.encode(pages.Place(before, audience, filters))
+            token = pages.encode(pages.Place(before, audience, filters), self._identity)
         return tasks_json(views.page(shown, token))
 
     async def cancel_task(self, request: Request) -> Reply:
@@ -132,20 +129,8 @@ class Tasks:
         return [views.minimal(t.id, word(t.state)) for t in page.items], page.next_before
 
     async def _records(self, query: ListQuery, view: View) -> tuple[list[bytes], int | None]:
-        """Whole tasks: a few first, then as many more as fit if the others are of their size."""
-        shown: list[bytes] = []
-        size, wanted = 0, _FIRST
-        while True:
-            limit = min(wanted, query.limit - len(shown))
-            page = await self._store.list_records(msgspec.structs.replace(query, limit=limit))
-            chunk = await self._shown(page.items, view)
-            shown += chunk
-            size += sum(map(len, chunk))
-            full = size >= _MAX_PAGE_BYTES or len(shown) >= query.limit or not chunk
-            if page.next_before is None or full:
-                return shown, page.next_before
-            query = msgspec.structs.replace(query, before=page.next_before)
-            wanted = max(1, (_MAX_PAGE_BYTES - size) * len(shown) // size)
+        page = await self._store.list_records(query)
+        return await self._shown(page.items, view), page.next_before
 
     async def _shown(self, records: Sequence[TaskRecord], view: View) -> list[bytes]:
         if view is View.BASIC:

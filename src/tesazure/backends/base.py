@@ -30,13 +30,14 @@ class Capabilities(msgspec.Struct, frozen=True):
     """Which attempts this server can reach: the node's name for local, the account for Batch.
     A server takes over only attempts of its own scope."""
     capacity: Capacity | None
-    """Limits that the scheduler accounts for; None when the backend queues by itself."""
+    """What tasks may ever use together, which the scheduler accounts for: one that needs more can
+    never run. See `Backend.room`. None when the backend queues by itself."""
     backend_parameters: tuple[str, ...]
     """Supported keys of tesResources.backend_parameters, in the spelling to show."""
     engine: str
     """For service-info and logs: docker, podman, sandbox, batch."""
     warnings: tuple[str, ...] = ()
-    """Said at start, in service-info and in each task's system_logs."""
+    """Said at start and in service-info."""
 
 
 class LogChunk(msgspec.Struct, frozen=True):
@@ -85,6 +86,13 @@ class Backend(Protocol):
         """Raises Unplaceable when this plan can never run here. Does no I/O."""
         ...
 
+    async def room(self, closely: bool = False) -> Capacity | None:
+        """What the reservations of live attempts may add up to at this moment: `capacity`, or less
+        while something else is in the way, such as other people's files. `closely`: look as closely
+        as it takes not to call room short that live attempts have taken of their own reservation.
+        None when the backend queues by itself."""
+        ...
+
     async def submit(self, plan: Plan, key: str) -> Handle:
         """Start the attempt `key`. Idempotent on `key`: a second call starts nothing and returns
         a handle to what the first one started. Raises Unplaceable, BackendUnavailable."""
@@ -95,8 +103,9 @@ class Backend(Protocol):
         ...
 
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
-        """How the attempts (by key) stand: one entry for each handle given. The returned Reports
-        are the callers' to read, not to change; a later call may return the same objects."""
+        """How the attempts (by key) stand. One that cannot be looked at now is left out, and the
+        log says why: it must not hide the others. The returned Reports are the callers' to read,
+        not to change; a later call may return the same objects."""
         ...
 
     async def changed(self, timeout_s: float) -> bool:

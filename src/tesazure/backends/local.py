@@ -3,43 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from tesazure.backends import local_machine
-from tesazure.backends.base import Capabilities, Check, LogChunk, Stream
+from tesazure.backends.base import Capabilities, Capacity, Check, LogChunk, Stream
 from tesazure.backends.local_files import (
     Attempts,
     Follower,
+    clean_up,
     fence,
     is_alive,
     last_words,
 )
+from tesazure.backends.local_room import Room
 from tesazure.backends.local_spawner import Spawner
+from tesazure.backends.local_streams import read_stream
 from tesazure.backends.local_wakeup import LONGEST, Wakeup
 from tesazure.errors import (
+    BackendError,
     BackendUnavailable,
     ConfigurationError,
     EngineError,
-    NotFound,
     Unplaceable,
 )
 from tesazure.lifecycle import Handle, Observation, Phase
-from tesazure.model import State
 from tesazure.plan import Plan
 from tesazure.report import Report
 from tesazure.runner.config import AttemptDir, NodeConfig
-from tesazure.runner.engines.choose import find_engine, make_engine
+from tesazure.runner.engines.choose import find_engine
 from tesazure.runner.tree import remove_tree
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ LEAVE_S = 2.0
 """How long a runner may take to leave after its last event, in seconds."""
 TOLD_S = 2.0
 """How long to wait for a runner that has the lock to tell its process id, in seconds."""
+LONG_REPORT = 256 * 1024
+"""Bytes of a report from which on it is read for the first time beside the event loop."""
 LOW_DISK_BYTES = 100 * 10**6
 """Free space below which the backend calls itself not ready."""
 
@@ -60,8 +63,11 @@ SANDBOX_WARNING = (
     " executors' images are not used"
 )
 
-_CLEAN = frozenset({State.COMPLETE, State.EXECUTOR_ERROR})
-"""Ends after which the engine has nothing left: `Engine.run` promised that."""
+SETUID_WARNING = (
+    "SHARED_GLOBAL_DIR {}: users of this machine can enter it, and a task can leave a program there"
+    " that gives them the rights of the task's user, with docker root's (setuid); chmod 700 a"
+    " directory above it, or put it on a file system mounted nosuid"
+)
 
 
 class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +85,8 @@ class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
     allow_dirs: tuple[Path, ...] = ()
     shared_global: str = ""
     """Directory that all tasks see as /tes-wd/shared-global; empty: one in the data directory."""
+    allow_private: bool = True
+    """Whether URLs may lead to private network addresses."""
     network: bool = True
     tail_bytes: int = 65536
     environment: dict[str, str] | None = None
@@ -101,6 +109,9 @@ class LocalBackend:
         self._followed: dict[str, Follower] = {}
         self._submitted: dict[str, float] = {}
         """When a runner was asked for, or first missed, by key, on the monotonic clock."""
+        self._unseen: dict[str, str] = {}
+        """Why the attempt with this key could not be looked at the last time."""
+        self._room = Room(self._attempts.path)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -145,8 +156,19 @@ class LocalBackend:
             capacity=capacity,
             backend_parameters=("max_runtime_s",),
             engine=choice.name,
-            warnings=(SANDBOX_WARNING,) if choice.name == "sandbox" else (),
+            warnings=tuple(self._warnings(choice.name)),
         )
+
+    def _warnings(self, engine: str) -> Iterator[str]:
+        if engine == "sandbox":
+            yield SANDBOX_WARNING
+        if local_machine.lets_others_gain_rights(self._shared):
+            yield SETUID_WARNING.format(self._shared)
+
+    def data_dirs(self) -> tuple[str, ...]:
+        """The data directories of this user's servers on this machine, closed to all tasks. Once
+        `start` has returned."""
+        return self._attempts.data_dirs()
 
     async def stop(self) -> None:
         """Let go; runners keep running, and a later server finds them."""
@@ -203,6 +225,21 @@ class LocalBackend:
             if need > there + 1e-9:
                 raise Unplaceable(f"needs {need:g} {unit}, this machine has {there:g}")
 
+    async def room(self, closely: bool = False) -> Capacity | None:
+        """The machine, with no more disk than is free at this moment."""
+        capacity = self.capabilities.capacity
+        if capacity is None:
+            return None
+        try:
+            if closely:
+                live = [follower.attempt for follower in self._followed.values()]
+                disk = await asyncio.to_thread(self._room.closely, live)
+            else:
+                disk = self._room.free()
+        except OSError as error:
+            raise BackendUnavailable(f"{self._attempts.path}: {error.strerror}") from error
+        return msgspec.structs.replace(capacity, disk_bytes=min(capacity.disk_bytes, disk))
+
     def _make_shared(self) -> None:
         """What all tasks share, whatever user their images name."""
         if not self._shared.exists():
@@ -214,24 +251,29 @@ class LocalBackend:
     async def submit(self, plan: Plan, key: str) -> Handle:
         """Make the attempt's directory, unless there is one, and have a runner begin in it. Two
         runners are no harm: one directory is begun once."""
-        node = NodeConfig(
-            key=key,
-            engine=self.capabilities.engine,  # type: ignore[arg-type]  # one of its own names
-            engine_host=self._engine_host,
-            allow_dirs=tuple(str(path) for path in self._config.allow_dirs),
-            shared_global=str(self._shared),
-            network=self._config.network,
-            tail_bytes=self._config.tail_bytes,
-            notify=self._wakeup.address,
-        )
         try:
-            attempt = await asyncio.to_thread(self._attempts.begin, plan, node)
+            attempt = await asyncio.to_thread(self._begin, plan, key)
         except OSError as error:
             raise BackendUnavailable(f"the attempt's directory cannot be made: {error}") from error
         if not attempt.report.exists():
             self._submitted[key] = time.monotonic()
             await self._spawner.spawn(attempt.path)
         return self._handle(attempt)
+
+    def _begin(self, plan: Plan, key: str) -> AttemptDir:
+        node = NodeConfig(
+            key=key,
+            engine=self.capabilities.engine,  # type: ignore[arg-type]  # one of its own names
+            engine_host=self._engine_host,
+            allow_dirs=tuple(str(path) for path in self._config.allow_dirs),
+            shared_global=str(self._shared),
+            hidden=self.data_dirs(),
+            allow_private=self._config.allow_private,
+            network=self._config.network,
+            tail_bytes=self._config.tail_bytes,
+            notify=self._wakeup.address,
+        )
+        return self._attempts.begin(plan, node)
 
     async def find(self, key: str) -> Handle | None:
         """The handle of what there is; if nothing is, of a place where nothing can begin."""
@@ -245,11 +287,33 @@ class LocalBackend:
 
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
         """Look at locks and reports: some ten microseconds for each attempt."""
-        return {key: self._look(key, self._attempt(key, handle)) for key, handle in handles.items()}
+        seen: dict[str, Observation] = {}
+        for key, handle in handles.items():
+            try:
+                attempt = self._attempt(key, handle)
+                await self._adopt(key, attempt)
+                seen[key] = self._look(key, attempt)
+            except (BackendError, OSError) as error:
+                if self._unseen.get(key) != str(error):
+                    self._unseen[key] = str(error)
+                    log.warning("attempt=%s cannot be looked at: %s", key, error)
+            else:
+                if self._unseen.pop(key, None):
+                    log.info("attempt=%s can be looked at again", key)
+        return seen
+
+    async def _adopt(self, key: str, attempt: AttemptDir) -> None:
+        """Read what a long report holds so far without stopping the event loop."""
+        if key in self._followed or not _is_long(attempt.report):
+            return
+        # Not shared before it has been read: others may look at the same attempt meanwhile.
+        follower = Follower(attempt)
+        await asyncio.to_thread(follower.read)
+        self._followed.setdefault(key, follower)
 
     def _attempt(self, key: str, handle: Handle) -> AttemptDir:
         follower = self._followed.get(key)
-        if follower is not None and str(follower.attempt.path) == handle["dir"]:
+        if follower is not None and str(follower.attempt.path) == handle.get("dir"):
             return follower.attempt
         return _attempt(handle)
 
@@ -305,6 +369,7 @@ class LocalBackend:
         if not attempt.path.is_dir():
             return
         fence(attempt)
+        await self._adopt(key, attempt)
         if await self._identify(key, attempt):
             self._wakeup.send(key, signal.SIGTERM)
         self._wakeup.knock()
@@ -327,9 +392,10 @@ class LocalBackend:
             self._forget(key)
             return
         fence(attempt)
+        await self._adopt(key, attempt)
         await self._end(key, attempt)
         try:
-            await asyncio.to_thread(_clean_up, attempt, self._follow(key, attempt).report)
+            await asyncio.to_thread(clean_up, attempt, self._follow(key, attempt).report)
         except (EngineError, OSError) as error:
             raise BackendUnavailable(f"{key} cannot be cleaned up: {error}") from error
         self._forget(key)
@@ -361,6 +427,7 @@ class LocalBackend:
         self._wakeup.unwatch(key)
         self._followed.pop(key, None)
         self._submitted.pop(key, None)
+        self._unseen.pop(key, None)
 
     # -- files ----------------------------------------------------------------------------------
 
@@ -385,7 +452,7 @@ class LocalBackend:
     ) -> LogChunk:
         """Read the file in which the runner keeps the stream."""
         return await asyncio.to_thread(
-            _read_stream, _attempt(handle), executor, stream, offset, limit
+            read_stream, _attempt(handle), executor, stream, offset, limit
         )
 
     def _socket_path(self) -> Path:
@@ -402,52 +469,15 @@ def _key(handle: Handle) -> str:
 
 
 def _attempt(handle: Handle) -> AttemptDir:
-    path = Path(handle["dir"])
+    named = handle.get("dir")
+    path = Path(named) if isinstance(named, str) else Path()
     if not path.is_absolute() or path.parent.name != "attempts":
-        raise BackendUnavailable(f"{path} is no attempt's directory")
+        raise BackendUnavailable(f"{named} is no attempt's directory")
     return AttemptDir(path)
 
 
-def _clean_up(attempt: AttemptDir, report: Report) -> None:
-    """For an attempt whose runner is gone. Done once: it ends with the loss of node.json."""
+def _is_long(report: Path) -> bool:
     try:
-        node = msgspec.json.decode(attempt.node.read_bytes(), type=NodeConfig)
-    except FileNotFoundError:
-        node = None
-    except msgspec.MsgspecError:
-        log.warning("attempt=%s its node.json is spoilt", attempt.path.name)
-        node = None
-    if node is not None and (report.ended is None or report.ended.state not in _CLEAN):
-        root = attempt.root if attempt.root.exists() else None
-        if report.started:
-            make_engine(node.engine, node.engine_host).sweep(node.key, root)
-    attempt.plan.unlink(missing_ok=True)
-    attempt.node.unlink(missing_ok=True)
-
-
-def _read_stream(
-    attempt: AttemptDir, executor: int, stream: Stream, offset: int, limit: int
-) -> LogChunk:
-    ended = _has_ended(attempt, executor)  # before the size: nothing is added after that
-    try:
-        with attempt.stream(executor, stream).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            start = max(size + offset, 0) if offset < 0 else min(offset, size)
-            data = os.pread(file.fileno(), limit, start)
-    except FileNotFoundError:
-        raise NotFound(f"executor {executor} has no {stream} here") from None
-    except OSError as error:
-        raise BackendUnavailable(f"{stream} of executor {executor}: {error}") from error
-    return LogChunk(data, start, max(size, start + len(data)), ended)
-
-
-def _has_ended(attempt: AttemptDir, executor: int) -> bool:
-    """Whether an executor of the attempt writes no more."""
-    if not attempt.report.exists():
-        return False
-    alive = is_alive(attempt)
-    follower = Follower(attempt)
-    with contextlib.suppress(FileNotFoundError):
-        follower.read()
-    logs = follower.report.log.logs
-    return not alive or (executor < len(logs) and logs[executor].exit_code is not None)
+        return report.stat().st_size > LONG_REPORT
+    except OSError:
+        return False  # whoever reads it is told why it cannot be read

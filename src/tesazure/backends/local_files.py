@@ -13,14 +13,23 @@ from pathlib import Path
 
 import msgspec
 
+from tesazure.model import State
 from tesazure.plan import Plan
 from tesazure.report import Report, Started, decode, fold
 from tesazure.runner.config import AttemptDir, NodeConfig
+from tesazure.runner.engines.choose import make_engine
 from tesazure.runner.tree import remove_tree
 
 log = logging.getLogger(__name__)
 
 _NEW = ".new-"
+
+SETTLE_S = 1.5
+"""How long a container that a killed runner asked for may take to appear, in seconds; Docker and
+Podman make one in a tenth of that."""
+
+_CLEAN = frozenset({State.COMPLETE, State.EXECUTOR_ERROR})
+"""Ends after which the engine has nothing left: `Engine.run` promised that."""
 
 
 class Register:
@@ -89,6 +98,12 @@ class Attempts:
             self._register.enter(self.path)
         for left in self.path.glob(f"{_NEW}*"):
             remove_tree(left)
+
+    def data_dirs(self) -> tuple[str, ...]:
+        """Where this server and the others of this user on this machine keep their data: ours
+        first. Real paths, of what is there."""
+        found = [self.path, *sorted(self._register.directories())]
+        return tuple(dict.fromkeys(os.path.realpath(path.parent) for path in found))
 
     def begin(self, plan: Plan, node: NodeConfig) -> AttemptDir:
         """The directory of the attempt `node.key`, made whole unless there is one on this machine.
@@ -208,6 +223,24 @@ class Follower:
         for event in events:
             if isinstance(event, Started):
                 self.pid = event.pid
+
+
+def clean_up(attempt: AttemptDir, report: Report) -> None:
+    """For an attempt whose runner is gone. Done once: it ends with the loss of node.json."""
+    try:
+        node = msgspec.json.decode(attempt.node.read_bytes(), type=NodeConfig)
+    except FileNotFoundError:
+        node = None
+    except msgspec.MsgspecError:
+        log.warning("attempt=%s its node.json is spoilt", attempt.path.name)
+        node = None
+    if node is not None and (report.ended is None or report.ended.state not in _CLEAN):
+        root = attempt.root if attempt.root.exists() else None
+        if report.started:
+            settle_s = 0.0 if report.ended else SETTLE_S
+            make_engine(node.engine, node.engine_host).sweep(node.key, root, settle_s)
+    attempt.plan.unlink(missing_ok=True)
+    attempt.node.unlink(missing_ok=True)
 
 
 def _write_private(path: Path, data: bytes) -> None:

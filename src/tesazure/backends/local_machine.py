@@ -27,13 +27,21 @@ def node_name() -> str:
 
 
 def capacity(directory: Path, cpu_cores: float, ram_bytes: int, disk_bytes: int) -> Capacity:
-    """What tasks may use together: as given, or where 0 is given, all there is. Disk is what is
-    free now on the file system of `directory`."""
+    """What tasks may ever use together: as given, or where 0 is given, all there is. Disk is the
+    whole file system of `directory`, whatever lies on it now."""
     return Capacity(
         cpu_cores=cpu_cores or cores(),
         ram_bytes=ram_bytes or memory(),
-        disk_bytes=disk_bytes or shutil.disk_usage(directory).free,
+        disk_bytes=disk_bytes or shutil.disk_usage(directory).total,
     )
+
+
+def lets_others_gain_rights(directory: Path) -> bool:
+    """Whether a setuid program left in `directory` can be run by other users of this machine: they
+    can enter all directories above it, and its file system heeds such programs."""
+    if os.statvfs(directory).f_flag & os.ST_NOSUID:
+        return False
+    return all(above.stat().st_mode & 0o011 for above in directory.resolve().parents)
 
 
 def cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> float:

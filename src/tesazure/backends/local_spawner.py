@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from tesazure.errors import BackendUnavailable
+from tesazure.runner.spawner import Reply, Request
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +21,6 @@ READY_S = 30.0
 """How long the process may take to start, in seconds."""
 REPLY_S = 30.0
 """How long it may take to fork a runner, in seconds; it takes milliseconds."""
-
-
-class Reply(msgspec.Struct, frozen=True):
-    """One line that it says; see `tesazure.runner.spawner`."""
-
-    ready: int = 0
-    pid: int = 0
-    begun: str = ""
-    error: str = ""
 
 
 _decoder = msgspec.json.Decoder(Reply)
@@ -82,7 +74,7 @@ class Spawner:
             raise BackendUnavailable("the process that starts runners is being stopped")
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._asked.append(reply)
-        process.stdin.write(msgspec.json.encode({"directory": str(directory)}) + b"\n")
+        process.stdin.write(msgspec.json.encode(Request(str(directory))) + b"\n")
         try:
             async with asyncio.timeout(REPLY_S):
                 said = await reply

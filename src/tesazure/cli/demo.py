@@ -201,25 +201,30 @@ def choose(configured: settings.Settings) -> Choice:
 
     Raises Failure when there is none, or not the one that APP_LOCAL_ENGINE asks for.
     """
+    from tesazure.compose import EngineName, engine_of
+
     wanted = configured.local_engine
-    reasons = []
-    for name in ("docker", "podman"):
+    reasons: list[str] = []
+    containers: tuple[EngineName, ...] = ("docker", "podman")
+    for name in containers:
         if wanted not in ("auto", name):
             continue
-        for engine in engines.candidates(name, configured):
-            try:
-                image = _image(engine)
-            except engines.EngineError as error:
-                reasons.append(f"{name}: {error}")
-                continue
-            if image:
-                return Choice(name, image)
-            reasons.append(f"{name} runs, but has no image with a shell and cannot get {PULLED}")
+        try:
+            image = _image(engines.Engine(name, engine_of(configured, name).host))
+        except ConfigurationError as error:
+            reasons += error.problems[1:]
+            continue
+        except engines.EngineError as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        if image:
+            return Choice(name, image)
+        reasons.append(f"{name} runs, but has no image with a shell and cannot get {PULLED}")
     if wanted in ("auto", "sandbox"):
         try:
-            engines.bubblewrap()
-        except engines.EngineError as error:
-            reasons.append(f"sandbox: {error}")
+            engine_of(configured, "sandbox")
+        except ConfigurationError as error:
+            reasons += error.problems[1:]
         else:
             why = [f"\n  {reason}" for reason in reasons]
             remark = (

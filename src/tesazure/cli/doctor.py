@@ -6,28 +6,26 @@ import os
 import platform
 import shutil
 import socket
-import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from tesazure.cli import engines, show
+from tesazure.cli import show
 from tesazure.cli.client import Json, TesClient
 from tesazure.cli.exits import Code, Failure
+from tesazure.errors import ConfigurationError, StoreUnavailable
 from tesazure.settings import Settings
+
+if TYPE_CHECKING:
+    from tesazure.compose import EngineName
 
 ENOUGH_DISK_BYTES = 2 * 10**9
 SKEW_S = 5.0
-
-_ENGINE_REMEDIES = {
-    "docker": "start it (systemctl start docker), join the group docker, or set DOCKER_HOST",
-    "podman": "start its service (systemctl --user start podman.socket) or set CONTAINER_HOST",
-    "sandbox": "apt install bubblewrap; if it may not make namespaces, see bwrap's own message",
-}
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -52,7 +50,7 @@ def doctor(client: TesClient, settings: Settings, as_json: bool) -> int:
 def local(settings: Settings) -> Iterator[Finding]:
     """What this machine offers a server with these settings."""
     yield _python()
-    yield _sqlite(settings)
+    yield _database(settings)
     yield from _engines(settings)
     yield _directory("data directory", settings.data_dir)
     yield _disk(settings.data_dir)
@@ -103,53 +101,51 @@ def _python() -> Finding:
     return Finding("python", True, f"{platform.python_version()} on {platform.platform()}")
 
 
-def _sqlite(settings: Settings) -> Finding:
-    if settings.database_url:
-        return Finding("database", None, "PostgreSQL; the server's own check says how it is")
-    ok = sqlite3.sqlite_version_info >= (3, 35)
-    remedy = "" if ok else "use a Python whose sqlite3 module has SQLite 3.35 or newer"
-    return Finding("database", ok, f"SQLite {sqlite3.sqlite_version}", remedy)
+def _database(settings: Settings) -> Finding:
+    from tesazure.compose import database_of
+
+    try:
+        return Finding("database", True, database_of(settings))
+    except (ConfigurationError, StoreUnavailable) as error:
+        detail, _, remedy = str(error).rpartition("; ")
+        return Finding("database", False, detail or remedy, remedy if detail else "")
 
 
 def _engines(settings: Settings) -> Iterator[Finding]:
-    """Each engine; bad only if the server could not run any task with it."""
-    found = {
-        "docker": _socket_engine("docker", settings),
-        "podman": _socket_engine("podman", settings),
-        "sandbox": _sandbox(),
-    }
+    """Each engine, found as the server finds it; bad only if the server could not run any task."""
+    from tesazure.compose import engine_of
+
+    names: tuple[EngineName, ...] = ("docker", "podman", "sandbox")
+    found = {name: _engine(name, settings) for name in names}
     wanted = settings.local_engine
-    usable = [name for name, finding in found.items() if finding.ok]
+    usable = [name for name in names if found[name].ok]
     for name, finding in found.items():
         matters = wanted == name or (wanted == "auto" and not usable)
         yield finding if finding.ok or matters else msgspec.structs.replace(finding, ok=None)
-    chosen = wanted if wanted != "auto" else (usable[0] if usable else "")
-    if chosen == "sandbox" and found["sandbox"].ok:
+    try:
+        chosen = engine_of(settings).name
+    except ConfigurationError:
+        return
+    if chosen == "sandbox":
         yield Finding(
             "engine",
             None,
             "sandbox: tasks run this machine's own programs, a task's image is not used",
             "start Docker or Podman for real containers",
         )
-    elif chosen in usable:
+    else:
         yield Finding("engine", True, f"{chosen} will run the containers")
 
 
-def _socket_engine(name: str, settings: Settings) -> Finding:
-    problems = []
-    for engine in engines.candidates(name, settings):
-        try:
-            return Finding(name, True, f"{engine.version()} at {engine.url}")
-        except engines.EngineError as error:
-            problems.append(str(error))
-    return Finding(name, False, "; ".join(problems), _ENGINE_REMEDIES[name])
+def _engine(name: EngineName, settings: Settings) -> Finding:
+    from tesazure.compose import engine_of
 
-
-def _sandbox() -> Finding:
     try:
-        return Finding("sandbox", True, f"{engines.bubblewrap()} makes sandboxes")
-    except engines.EngineError as error:
-        return Finding("sandbox", False, str(error), _ENGINE_REMEDIES["sandbox"])
+        choice = engine_of(settings, name)
+    except ConfigurationError as error:
+        tried = [problem.rpartition("; ") for problem in error.problems[1:]]
+        return Finding(name, False, "; ".join(what for what, _, _ in tried), tried[-1][2])
+    return Finding(name, True, f"{choice.detail}{choice.host and f' at {choice.host}'}")
 
 
 def _directory(name: str, directory: Path) -> Finding:

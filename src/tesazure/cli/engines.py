@@ -1,23 +1,14 @@
-"""Which container engines this machine has, asked from outside the server."""
+"""Images of a container engine, for the demo."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import time
 from typing import Any
 
 import httpx
 import msgspec
 
-from tesazure.settings import Settings
-
 TIMEOUT_S = 5.0
-_USUAL = {
-    "docker": ("/var/run/docker.sock",),
-    "podman": ("/run/podman/podman.sock", f"/run/user/{os.getuid()}/podman/podman.sock"),
-}
 
 
 class EngineError(Exception):
@@ -38,10 +29,6 @@ class Engine:
             timeout=TIMEOUT_S,
             trust_env=False,
         )
-
-    def version(self) -> str:
-        """The engine's version. Raises EngineError."""
-        return str(self._get("/version").get("Version", "of unknown version"))
 
     def images(self) -> list[str]:
         """References (name:tag) of the images it has. Raises EngineError."""
@@ -71,27 +58,3 @@ class Engine:
             return msgspec.json.decode(response.content)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, msgspec.DecodeError) as error:
             raise EngineError(f"{self.url}: {error}") from error
-
-
-def candidates(name: str, settings: Settings) -> list[Engine]:
-    """Docker or Podman where the settings name it, else at its usual sockets."""
-    host = settings.docker_host if name == "docker" else settings.podman_host
-    urls = [host] if host else [f"unix://{path}" for path in _USUAL[name]]
-    return [Engine(name, url) for url in urls]
-
-
-def bubblewrap() -> str:
-    """Path of a bubblewrap that can make sandboxes here. Raises EngineError."""
-    program = shutil.which("bwrap")
-    if program is None:
-        raise EngineError("bubblewrap (bwrap) is not installed")
-    command = [program, "--ro-bind", "/", "/", "--unshare-pid", "--proc", "/proc", "true"]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise EngineError(f"{program}: {error}") from error
-    if done.returncode != 0:
-        raise EngineError(f"{program}: {done.stderr.strip()}")
-    return program

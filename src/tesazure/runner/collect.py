@@ -6,94 +6,110 @@ pointed to something of the image or of the host, nowhere.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import msgspec
 
-from tesazure.errors import StorageError
-from tesazure.runner.tree import resolve_inside
+from tesazure.errors import StorageError, StorageNotFound
+from tesazure.runner.tree import Tree
 from tesazure.storage.local import kind_of
 from tesazure.storage.urls import printable
 
 Warn = Callable[[str], None]
 """Takes a sentence for system_logs."""
 
+_LEADS_NOWHERE = "is a symbolic link that leads nowhere or out of the task's own files"
+
 MAX_LINKED = 1_000_000
 """Entries reached through links to directories: a few links can multiply without end."""
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What lies at an output path. `files` are (place on the host, path relative to the output),
-    sorted; the output itself is "". `empty` are the relative paths of empty directories."""
+    """What lies at an output path. `files` are (real path, path relative to the output), sorted by
+    the latter; the output itself is "". `empty` are the relative paths of empty directories."""
 
     is_directory: bool
-    files: list[tuple[Path, str]]
+    files: list[tuple[str, str]]
     empty: list[str]
 
 
-def collect(root: Path, path: str, warn: Warn, max_linked: int = MAX_LINKED) -> Found | None:
-    """What lies at the container path `path`; None if there is nothing that can be an output,
-    with a warning if there is something else. Raises OSError, StorageError for multiplying links.
+def collect(tree: Tree, path: str, warn: Warn, max_linked: int = MAX_LINKED) -> Found:
+    """What lies at the container path `path`. `warn` hears of what is left out below it.
+
+    Raises StorageNotFound, which says why, if nothing there can be an output; StorageError for
+    multiplying links; OSError.
     """
     try:
-        place = resolve(root, path)
-        mode = place.lstat().st_mode
+        real = resolve(tree, path)
+        mode = tree.place(real).lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        raise StorageNotFound(_why_absent(tree, path)) from None
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        warn(f"{printable(path)}: its symbolic links lead in a circle")
-        return None
+        raise StorageNotFound("its symbolic links lead in a circle") from None
     if stat.S_ISREG(mode):
-        unlock(root, place)
-        return Found(False, [(place, "")], [])
+        unlock(tree, real)
+        return Found(False, [(real, "")], [])
     if stat.S_ISDIR(mode):
-        return _Walk(root, path, warn, max_linked).walk(place)
-    warn(f"{printable(path)}: is {kind_of(mode)}, which is not uploaded")
-    return None
+        return _Walk(tree, path, warn, max_linked).walk(real)
+    raise StorageNotFound(f"is {kind_of(mode)}")
+
+
+def _why_absent(tree: Tree, path: str) -> str:
+    """Of a path at which there is nothing: whether a link on the way is to blame."""
+    names = path.strip("/").split("/")
+    for count, name in enumerate(names):
+        parent = resolve(tree, "/" + "/".join(names[:count]))
+        link = tree.place(f"{parent.rstrip('/')}/{name}")
+        if not os.path.lexists(link):
+            break
+        here = "/" + "/".join(names[: count + 1])
+        if link.is_symlink() and not os.path.lexists(tree.place(resolve(tree, here))):
+            return _LEADS_NOWHERE if here == path else f"{printable(here)} {_LEADS_NOWHERE}"
+    return "the task left nothing at this path"
 
 
 class _Walk:
     """One walk through a directory that is an output."""
 
-    def __init__(self, root: Path, path: str, warn: Warn, max_linked: int) -> None:
-        self._root = root
+    def __init__(self, tree: Tree, path: str, warn: Warn, max_linked: int) -> None:
+        self._tree = tree
         self._path = path
         self._warn = warn
         self._max_linked = max_linked
         self._linked = 0
-        self._files: list[tuple[Path, str]] = []
+        self._files: list[tuple[str, str]] = []
         self._empty: list[str] = []
-        self._pending: list[tuple[Path, str, Sequence[Path], bool]] = []
+        self._pending: list[tuple[str, str, Sequence[str], bool]] = []
 
-    def walk(self, top: Path) -> Found:
-        """All of `top`, in no particular order of visits, sorted in the end."""
+    def walk(self, top: str) -> Found:
+        """All of the directory at the real path `top`."""
         self._pending.append((top, "", (), False))
         while self._pending:
-            place, relative, parents, linked = self._pending.pop()
-            names = names_in(self._root, place)
+            real, relative, parents, linked = self._pending.pop()
+            names = names_in(self._tree, real)
             if not names:
                 self._empty.append(relative)
-            parents = (*parents, place)
+            parents = (*parents, real)
             for name in names:
                 below = f"{relative}/{name}" if relative else name
-                self._visit(place / name, below, parents, linked)
+                self._visit(f"{real.rstrip('/')}/{name}", below, parents, linked)
         self._files.sort(key=lambda found: os.fsencode(found[1]))
         return Found(True, self._files, sorted(self._empty))
 
-    def _visit(self, place: Path, relative: str, parents: Sequence[Path], linked: bool) -> None:
-        mode = place.lstat().st_mode
+    def _visit(self, real: str, relative: str, parents: Sequence[str], linked: bool) -> None:
+        mode = self._mode(real)
         if stat.S_ISLNK(mode):
-            target = self._follow(place, relative, parents)
+            target = self._follow(real, relative, parents)
             if target is None:
                 return
-            place, linked = target, True
-            mode = place.lstat().st_mode
+            real, linked = target, True
+            mode = self._mode(real)
         if linked:
             self._linked += 1
             if self._linked > self._max_linked:
@@ -102,25 +118,30 @@ class _Walk:
                     f" {self._max_linked} files"
                 )
         if stat.S_ISDIR(mode):
-            self._pending.append((place, relative, parents, linked))
+            self._pending.append((real, relative, parents, linked))
         elif stat.S_ISREG(mode):
-            unlock(self._root, place)
-            self._files.append((place, relative))
-        else:
+            unlock(self._tree, real)
+            self._files.append((real, relative))
+        elif mode:
             self._say(relative, f"is {kind_of(mode)}, which is not uploaded")
 
-    def _follow(self, link: Path, relative: str, parents: Sequence[Path]) -> Path | None:
+    def _mode(self, real: str) -> int:
+        """0 for what another task has just deleted."""
         try:
-            target = resolve(self._root, "/" + os.fspath(link.relative_to(self._root)))
-            target.lstat()
+            return self._tree.place(real).lstat().st_mode
+        except FileNotFoundError:
+            if self._tree.is_private(real):
+                raise
+            return 0
+
+    def _follow(self, link: str, relative: str, parents: Sequence[str]) -> str | None:
+        try:
+            target = resolve(self._tree, link)
+            self._tree.place(target).lstat()
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise
-            self._say(
-                relative,
-                "is a symbolic link that leads nowhere or out of the task's own files; it is not"
-                " uploaded",
-            )
+            self._say(relative, f"{_LEADS_NOWHERE}; it is not uploaded")
             return None
         if target in parents:
             self._say(relative, "is a symbolic link to its own parents; it is not followed")
@@ -131,34 +152,34 @@ class _Walk:
         self._warn(f"{printable(f'{self._path}/{relative}')}: {what}")
 
 
-def resolve(root: Path, path: str) -> Path:
-    """As `tree.resolve_inside`, also through directories that we own but may not enter."""
+def resolve(tree: Tree, path: str) -> str:
+    """As `Tree.real`, also through directories that we own but may not enter."""
     while True:
         try:
-            return resolve_inside(root, path)
+            return tree.real(path)
         except PermissionError as error:
-            if not unlock(root, Path(error.filename).parent, os.X_OK):
+            directory = tree.container_path(os.path.dirname(error.filename))  # noqa: PTH120
+            if directory is None or not unlock(tree, directory, os.X_OK):
                 raise
 
 
-def names_in(root: Path, directory: Path) -> list[str]:
-    """Names in a directory of the tree; none if it is not one."""
-    try:
-        unlock(root, directory, os.R_OK | os.X_OK)
-        return os.listdir(directory)  # noqa: PTH208 - names are what is wanted
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+def names_in(tree: Tree, real: str) -> list[str]:
+    """As `Tree.names`, also of a directory that we own but may not enter."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        unlock(tree, real, os.R_OK | os.X_OK)
+    return tree.names(real)
 
 
-def unlock(root: Path, place: Path, needed: int = os.R_OK) -> bool:
-    """Give ourselves the permission (as for os.access) to use `place`, below `root`, which a task
-    may have left without any; False if nothing was to do. Raises PermissionError for what belongs
-    to another user."""
-    if os.access(place, needed):
+def unlock(tree: Tree, real: str, needed: int = os.R_OK) -> bool:
+    """Give ourselves the permission (as for os.access) to use what lies at a real path, which a
+    task may have left without any; False if nothing was to do, or it is not the task's own. Raises
+    PermissionError for what belongs to another user."""
+    place = tree.place(real)
+    if not tree.is_private(real) or os.access(place, needed):
         return False
     changed = False
     for part in (*reversed(place.parents), place):
-        if root in part.parents:
+        if tree.root in part.parents:
             mode = part.lstat().st_mode
             wanted = mode | (0o700 if stat.S_ISDIR(mode) else 0o400)
             if mode != wanted:

@@ -18,6 +18,11 @@ class NodeConfig(msgspec.Struct, omit_defaults=True, frozen=True):
     allow_dirs: tuple[str, ...] = ()
     shared_global: str = ""
     """Host directory seen as /tes-wd/shared-global; empty: a private one."""
+    hidden: tuple[str, ...] = ()
+    """Data directories of this machine's servers: no task sees them, reads them or writes there,
+    whatever `allow_dirs` says."""
+    allow_private: bool = True
+    """Whether URLs may lead to private network addresses."""
     network: bool = True
     tail_bytes: int = 65536
     notify: str = ""

@@ -7,13 +7,14 @@ leading dot is matched only by a dot in the pattern. As in bash, `[^…]` means 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from functools import lru_cache
-from pathlib import Path
 
 from tesazure.model import is_pattern
 from tesazure.runner.collect import names_in, resolve, unlock
+from tesazure.runner.tree import Tree
 
 _CLASSES = {
     "alnum": "0-9A-Za-z",
@@ -32,36 +33,45 @@ _CLASSES = {
 _NOTHING = "(?!)"
 
 
-def expand(root: Path, pattern: str) -> list[str]:
+def expand(tree: Tree, pattern: str) -> list[str]:
     """The container paths that match an absolute pattern, sorted by their bytes.
 
-    Links are followed inside `root`, never out of it. Raises OSError when a directory cannot be
+    Links are followed inside the tree, never out of it. Raises OSError when a directory cannot be
     read.
     """
     found = [""]
     parts = [part for part in pattern.split("/") if part]
     for i, part in enumerate(parts):
         is_last = i == len(parts) - 1
-        found = [f"{parent}/{name}" for parent in found for name in _matching(root, parent, part)]
+        found = [f"{parent}/{name}" for parent in found for name in _matching(tree, parent, part)]
         if not is_last:
-            found = [path for path in found if resolve(root, path).is_dir()]
+            found = [path for path in found if _is_directory(tree, path)]
     return sorted(found, key=os.fsencode)
 
 
-def _matching(root: Path, parent: str, part: str) -> list[str]:
+def _is_directory(tree: Tree, path: str) -> bool:
+    try:
+        return tree.place(resolve(tree, path)).is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
+
+
+def _matching(tree: Tree, parent: str, part: str) -> list[str]:
     """Names in the directory `parent` that match one component of a pattern."""
-    directory = resolve(root, parent)
+    directory = resolve(tree, parent)
     if not is_pattern(part):
         name = re.sub(r"\\(.)", r"\1", part, flags=re.DOTALL)
-        return [name] if _exists(root, directory, name) else []
+        return [name] if _exists(tree, directory, name) else []
     matches = compile_part(part)
-    return [name for name in names_in(root, directory) if matches.fullmatch(name)]
+    return [name for name in names_in(tree, directory) if matches.fullmatch(name)]
 
 
-def _exists(root: Path, directory: Path, name: str) -> bool:
+def _exists(tree: Tree, directory: str, name: str) -> bool:
     try:
-        unlock(root, directory, os.X_OK)
-        (directory / name).lstat()
+        unlock(tree, directory, os.X_OK)
+        tree.place(f"{directory}/{name}").lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True

@@ -10,12 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tesazure.report import AnyEvent, Ended, Said, encode
+from tesazure.storage.local import FULL
 
 _RESERVE_BYTES = 256 * 1024
 """Kept aside for the end of the report, so that a full disk can still be reported."""
-
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""errno values that mean: no space left for this user."""
 
 
 def now() -> str:

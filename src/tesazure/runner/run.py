@@ -10,23 +10,25 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from tesazure.errors import EngineUnavailable, StorageError, TesazureError
+from tesazure.errors import StorageError, TesazureError
 from tesazure.model import FileType, State
-from tesazure.plan import GB, SHARED_GLOBAL, Plan
+from tesazure.plan import GB, SHARED_GLOBAL, Plan, contains
 from tesazure.report import Ended, ExecutorEnded, ExecutorStarted, Noted, Started, Typed, Uploaded
-from tesazure.runner import stage, tree
+from tesazure.runner import stage
 from tesazure.runner.config import AttemptDir, NodeConfig
 from tesazure.runner.engines.base import Container, Engine, Exit, Mount
 from tesazure.runner.engines.choose import make_engine
 from tesazure.runner.interrupt import Interrupted, Interruption
-from tesazure.runner.journal import FULL, Journal, now
-from tesazure.runner.streams import Stream, find_stdin, open_streams
+from tesazure.runner.journal import Journal, now
+from tesazure.runner.streams import StdinError, Stream, open_streams, opened_stdin
+from tesazure.runner.tree import Tree, prepare
+from tesazure.storage.local import FULL
 from tesazure.storage.registry import Storages
 
 Begun = Literal["running", "ran"]
@@ -71,6 +73,7 @@ class Attempt:
         self._directory = directory
         self._journal = journal
         self._lock = lock
+        self._tree = Tree(directory.root)
         self._spent: dict[str, float] = {}
         self._limit_s = 0.0
         self._interruption = Interruption(self._leave)
@@ -101,7 +104,8 @@ class Attempt:
             _log()
             if self._interruption.cause is not None:
                 return self._interrupted()  # what failed did so because it was interrupted
-            return _system_error(_explain(error), retryable=isinstance(error, EngineUnavailable))
+            retryable = isinstance(error, TesazureError) and error.retryable
+            return _system_error(self._explain(error), retryable=retryable)
 
     def _pipeline(self) -> Ended:
         plan = _plans.decode(self._directory.plan.read_bytes())
@@ -110,11 +114,12 @@ class Attempt:
         self._journal.notify(node.notify)
         for note in plan.notes:
             self._journal.say("warning", note)
-        engine = make_engine(node.engine, node.engine_host)
+        engine = make_engine(node.engine, node.engine_host, node.hidden)
         self._journal.write(Noted(time=now(), metadata={"engine": engine.name}))
-        storages = Storages(allow_dirs=[Path(name) for name in node.allow_dirs])
+        storages = Storages(node.allow_dirs, node.hidden, allow_private=node.allow_private)
 
-        tree.prepare(self._directory.root, plan)
+        self._tree = Tree(self._directory.root, _mounts(node))
+        prepare(self._tree, plan)
         self._interruption.limit(plan.max_runtime_s)
         self._stage_in(plan, storages)
         failure = self._run_steps(plan, node, engine)
@@ -126,7 +131,7 @@ class Attempt:
 
     def _stage_in(self, plan: Plan, storages: Storages) -> None:
         with self._timed("stage_in_s"):
-            stage.stage_in(plan, self._directory.root, storages, self._journal.say, self._typed)
+            stage.stage_in(plan, self._tree, storages, self._journal.say, self._typed)
 
     def _run_steps(self, plan: Plan, node: NodeConfig, engine: Engine) -> str:
         """Run the executors in order; why they failed, or nothing."""
@@ -145,16 +150,23 @@ class Attempt:
         return ""
 
     def _run_step(self, index: int, plan: Plan, node: NodeConfig, engine: Engine) -> str:
-        step, root = plan.steps[index], self._directory.root
-        stdin = find_stdin(root, index, step.stdin) if step.stdin is not None else None
-        with open_streams(self._directory, index, step) as (stdout, stderr):
+        step = plan.steps[index]
+        with ExitStack() as stack:
+            stdin, refused = None, None
+            if step.stdin is not None:
+                try:
+                    stdin = stack.enter_context(opened_stdin(self._tree, step.stdin))
+                except StdinError as error:
+                    refused = Exit(error.exit_code, detail=str(error))
+            streams = open_streams(self._directory, self._tree, index, step)
+            stdout, stderr = stack.enter_context(streams)
             container = Container(
                 key=node.key,
                 index=index,
                 step=step,
-                root=root,
+                root=self._tree.root,
                 shared=tuple(plan.shared),
-                mounts=_mounts(node),
+                mounts=self._tree.mounts,
                 stdin=stdin,
                 stdout=stdout.path,
                 stderr=stderr.path,
@@ -162,10 +174,22 @@ class Attempt:
                 ram_bytes=plan.limits.ram_bytes,
                 network=node.network,
             )
-            exit_ = self._run_container(container, engine)
-            self._end_executor(index, exit_, stdout, stderr, node.tail_bytes)
+            if refused is None:
+                exit_ = self._run_container(container, engine)
+            else:
+                exit_ = self._refuse(container, refused)
+            failure = _failure(index, exit_, plan)
+            over = index == len(plan.steps) - 1 or (bool(failure) and not step.ignore_error)
+            last = over and self._interruption.cause is None
+            self._end_executor(index, exit_, stdout, stderr, tail_bytes=node.tail_bytes, last=last)
         self._interruption.check()
-        return _failure(index, exit_, plan)
+        return failure
+
+    def _refuse(self, container: Container, exit_: Exit) -> Exit:
+        """An executor that ends before it begins, as one whose command is not found."""
+        self._journal.write(ExecutorStarted(time=now(), index=container.index))
+        container.stderr.write_text(f"{exit_.detail}\n")
+        return exit_
 
     def _run_container(self, container: Container, engine: Engine) -> Exit:
         started = False
@@ -184,7 +208,14 @@ class Attempt:
         return exit_
 
     def _end_executor(
-        self, index: int, exit_: Exit, stdout: Stream, stderr: Stream, tail_bytes: int
+        self,
+        index: int,
+        exit_: Exit,
+        stdout: Stream,
+        stderr: Stream,
+        *,
+        tail_bytes: int,
+        last: bool,
     ) -> None:
         event = ExecutorEnded(
             time=now(),
@@ -192,21 +223,40 @@ class Attempt:
             exit_code=OUT_OF_MEMORY if exit_.out_of_memory else exit_.exit_code,
             stdout=stdout.tail(tail_bytes),
             stderr=stderr.tail(tail_bytes),
+            last=last,
         )
         self._journal.write(event)
 
     def _stage_out(self, plan: Plan, storages: Storages, failure: str) -> None:
         """Collect the outputs, also after an executor failed: then the failure stays the reason."""
-        root, say = self._directory.root, self._journal.say
+        tree, say = self._tree, self._journal.say
         with self._timed("stage_out_s"):
             try:
                 stage.stage_out(
-                    plan, root, storages, say, self._uploaded, self._typed, succeeded=not failure
+                    plan, tree, storages, say, self._uploaded, self._typed, succeeded=not failure
                 )
             except StorageError as error:
                 if not failure:
                     raise
                 say("error", f"not all outputs were collected: {error}")
+
+    def _explain(self, error: Exception) -> str:
+        if isinstance(error, TesazureError):
+            return str(error)
+        if not isinstance(error, OSError):
+            return f"unexpected {type(error).__name__}: {error}"
+        reason = "the disk is full" if error.errno in FULL else error.strerror
+        name = self._shown(str(error.filename or ""))
+        return f"{reason or type(error).__name__}{name and f': {name}'}"
+
+    def _shown(self, place: str) -> str:
+        """A path of the host for the task's owner: as the task names it, and nothing of where the
+        server keeps its own files."""
+        path = self._tree.container_path(place)
+        if path is not None:
+            return path
+        ours = (str(self._directory.path.parent), "/proc/self/fd")
+        return "" if any(contains(directory, place) for directory in ours) else place
 
     def _interrupted(self) -> Ended:
         if self._interruption.cause == "timed out":
@@ -234,7 +284,9 @@ class Attempt:
 
 
 def _mounts(node: NodeConfig) -> tuple[Mount, ...]:
-    return (Mount(Path(node.shared_global), SHARED_GLOBAL),) if node.shared_global else ()
+    if not node.shared_global:
+        return ()
+    return (Mount(Path(node.shared_global).resolve(), SHARED_GLOBAL),)
 
 
 def _failure(index: int, exit_: Exit, plan: Plan) -> str:
@@ -255,15 +307,6 @@ def _log() -> None:
     import traceback
 
     traceback.print_exc()
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, TesazureError):
-        return str(error)
-    if not isinstance(error, OSError):
-        return f"unexpected {type(error).__name__}: {error}"
-    reason = "the disk is full" if error.errno in FULL else error.strerror or type(error).__name__
-    return f"{reason}: {error.filename}" if error.filename else reason
 
 
 def _system_error(reason: str, *, retryable: bool = False) -> Ended:

@@ -22,6 +22,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
@@ -37,6 +38,9 @@ _MODULES = {
     "sandbox": "tesazure.runner.engines.sandbox",
 }
 
+_SECRETS = "tesazure.runner.engines.sandbox_secrets"
+"""Takes long to find what a runner forked from here then knows."""
+
 _IN_ANSWER_TO = 3
 """File descriptor on which a new runner says whether it has begun."""
 
@@ -48,18 +52,23 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, omit_defaults=True, frozen=True):
-    """Exactly one of `pid`, `begun`, `error` is set."""
+    """Exactly one of `pid`, `begun`, `error`, `ready` is set."""
 
     directory: str = ""
     pid: int = 0
     begun: str = ""
     error: str = ""
+    ready: int = 0
 
 
 def main(arguments: list[str]) -> None:
     """Serve until standard input ends."""
+    look: Callable[[], object] | None = None
     if arguments[:1] == ["--preload"] and len(arguments) == 2 and arguments[1] in _MODULES:
         import_module(_MODULES[arguments[1]])
+        if arguments[1] == "sandbox":
+            look = import_module(_SECRETS).private_paths
+            look()
     elif arguments:
         sys.exit(__doc__)
     with contextlib.suppress(PermissionError):  # already the leader of a session
@@ -69,8 +78,10 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the runners
     gc.collect()
     gc.freeze()  # so that runners share this process's memory
-    _write({"ready": os.getpid()})
+    _write(Reply(ready=os.getpid()))
     for line in sys.stdin.buffer:
+        if look is not None:
+            look()
         _write(_answered(line))
 
 
@@ -85,7 +96,7 @@ def _answered(line: bytes) -> Reply:
         return Reply(request.directory, error=str(error))
 
 
-def _write(reply: object) -> None:
+def _write(reply: Reply) -> None:
     try:
         os.write(1, msgspec.json.encode(reply) + b"\n")
     except BrokenPipeError:
@@ -157,7 +168,8 @@ def _leave_parent(directory: AttemptDir, writer: int) -> None:
     log = os.open(directory.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 2)
     os.close(log)
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+    # SIGQUIT: whoever starts the server in the background of a shell has it ignored.
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     os.umask(0o022)
     _give_up_protection()

@@ -19,15 +19,13 @@ from tesazure.errors import StorageError, StorageNotFound
 from tesazure.model import FileType
 from tesazure.plan import Download, Plan, Upload, normalise
 from tesazure.runner.collect import Found, collect
+from tesazure.runner.engines.base import Say
 from tesazure.runner.glob import expand
 from tesazure.runner.transfers import Job, Transfers
-from tesazure.runner.tree import make_directories
+from tesazure.runner.tree import Tree
 from tesazure.storage.base import Progress, Storage
-from tesazure.storage.local import os_errors
+from tesazure.storage.local import opened_directory, os_errors, whole_file, write_all
 from tesazure.storage.urls import join, printable, redact
-
-Say = Callable[[str, str], None]
-"""Writes a line of system_logs: level (info, warning, error) and message."""
 
 TypedCall = Callable[[str, int, FileType], None]
 """Tells the type of `inputs` or `outputs` number n, where the client left it open or it differs."""
@@ -59,16 +57,17 @@ class _Arrival(msgspec.Struct, frozen=True):
 
 
 class _Departure(msgspec.Struct, frozen=True):
-    """A file of the tree to go to a URL; `path` is its container path."""
+    """A file of the tree to go to a URL. `path` is where the task's output names it, `real` where
+    links lead from there."""
 
     index: int
     path: str
-    place: Path
+    real: str
     url: str
 
 
-def stage_in(plan: Plan, root: Path, storages: Systems, say: Say, typed: TypedCall) -> None:
-    """Bring all inputs to their paths below `root`, several at once.
+def stage_in(plan: Plan, tree: Tree, storages: Systems, say: Say, typed: TypedCall) -> None:
+    """Bring all inputs to their paths in the tree, several at once.
 
     Where an input lies inside another one, the deeper one wins. Raises the StorageError of the
     first input that failed, by index; what had come by then stays in the tree. An exception that a
@@ -82,11 +81,11 @@ def stage_in(plan: Plan, root: Path, storages: Systems, say: Say, typed: TypedCa
             arrivals += _arrivals(download, storages, typed)
     arrivals.sort(key=lambda a: (paths[a.index].count("/"), a.index))
     winners = sorted({a.path: a for a in arrivals}.values(), key=lambda a: a.index)
-    directories: dict[str, Path] = {}
+    directories: dict[str, str] = {}
     jobs: list[Job] = []
     for arrival in winners:
         with _about("inputs", arrival.index, arrival.path):
-            jobs += _prepared(arrival, root, directories, storages)
+            jobs += _prepared(arrival, tree, directories, storages)
     sizes: list[int] = []
     failures = Transfers(jobs, all_or_nothing=True).run(lambda _, size: sizes.append(size))
     if failures:
@@ -120,47 +119,70 @@ def _arrivals(download: Download, storages: Systems, typed: TypedCall) -> Iterat
 
 
 def _prepared(
-    arrival: _Arrival, root: Path, directories: dict[str, Path], storages: Systems
+    arrival: _Arrival, tree: Tree, directories: dict[str, str], storages: Systems
 ) -> list[Job]:
-    """Makes an arrival's directory, known ones being in `directories`; the Job of a file."""
+    """Makes an arrival's directory, the real paths of known ones being in `directories`; the Job of
+    a file."""
     is_file = arrival.url is not None or arrival.content is not None
     directory = posixpath.dirname(arrival.path) if is_file else arrival.path
     if directory not in directories:
-        directories[directory] = make_directories(root, directory, _OPEN_DIRECTORY)
-    place = directories[directory] / posixpath.basename(arrival.path)
+        directories[directory] = tree.make_directories(directory, _OPEN_DIRECTORY)
+    real = f"{directories[directory].rstrip('/')}/{posixpath.basename(arrival.path)}"
     url = arrival.url
     if url is None:
         text = arrival.content
-        return [] if text is None else [Job(arrival.index, lambda _: _write(place, text))]
+        return [] if text is None else [Job(arrival.index, lambda _: _write(tree, real, text))]
     storage = storages.for_url(url)
-    return [Job(arrival.index, lambda progress: _fetch(storage, url, place, progress))]
+    return [Job(arrival.index, lambda progress: _fetch(storage, url, tree, real, progress))]
 
 
-def _fetch(storage: Storage, url: str, place: Path, progress: Progress) -> int:
-    size = storage.get(url, place, progress)
-    executable = 0o111 if place.stat().st_mode & 0o111 else 0
-    place.chmod(_OPEN_FILE | executable)
+def _fetch(storage: Storage, url: str, tree: Tree, real: str, progress: Progress) -> int:
+    with _held(tree, real) as place:
+        size = storage.get(url, place, progress)
+        file = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            executable = 0o111 if os.fstat(file).st_mode & 0o111 else 0
+            os.fchmod(file, _OPEN_FILE | executable)
+        finally:
+            os.close(file)
     return size
 
 
-def _write(place: Path, content: str) -> int:
+def _write(tree: Tree, real: str, content: str) -> int:
     data = content.encode()
-    with os_errors("its content"):
-        place.write_bytes(data)
-        place.chmod(_OPEN_FILE)
+    with (
+        os_errors("its content"),
+        _held(tree, real) as place,
+        opened_directory(place.parent) as directory,
+        whole_file(directory, place.name, _OPEN_FILE) as file,
+    ):
+        os.fchmod(file, _OPEN_FILE)
+        write_all(file, data)
     return len(data)
+
+
+@contextlib.contextmanager
+def _held(tree: Tree, real: str) -> Iterator[Path]:
+    """As `Tree.held`. Storage's errors of the block name the file as the task knows it."""
+    with tree.held(real) as place:
+        try:
+            yield place
+        except StorageError as error:
+            shown = printable(real)
+            message = str(error).replace(printable(str(place)), shown).replace(str(place), shown)
+            raise type(error)(message) from error
 
 
 def stage_out(
     plan: Plan,
-    root: Path,
+    tree: Tree,
     storages: Systems,
     say: Say,
     uploaded: UploadedCall,
     typed: TypedCall,
     succeeded: bool,
 ) -> None:
-    """Bring all outputs from below `root` to their URLs, several at once.
+    """Bring all outputs from the tree to their URLs, several at once.
 
     `succeeded`: whether all executors did. Then the first error, by index (a required output is
     missing, an upload failed), is raised as a StorageError once all other outputs are written, and
@@ -173,7 +195,7 @@ def stage_out(
     for upload in plan.uploads:
         try:
             with _about("outputs", upload.index, upload.path):
-                found = _departures(upload, root, storages, say, typed)
+                found = _departures(upload, tree, storages, say, typed)
         except StorageNotFound as error:
             if upload.required and succeeded:
                 errors[upload.index] = error
@@ -189,7 +211,7 @@ def stage_out(
                 say("warning", _overwritten(other, departure))
             departures[departure.url] = departure
     leaving = list(departures.values())
-    jobs = [_sending(departure, storages) for departure in leaving]
+    jobs = [_sending(departure, tree, storages) for departure in leaving]
     sizes: list[int] = []
 
     def done(position: int, size: int) -> None:
@@ -219,25 +241,31 @@ def _conclude(errors: dict[int, StorageError], say: Say, succeeded: bool) -> Non
 
 
 def _departures(
-    upload: Upload, root: Path, storages: Systems, say: Say, typed: TypedCall
+    upload: Upload, tree: Tree, storages: Systems, say: Say, typed: TypedCall
 ) -> list[_Departure]:
-    """The files of one output; makes its empty directories. Raises StorageNotFound if the output,
-    not being a pattern, does not exist."""
+    """The files of one output; makes its empty directories. Raises StorageNotFound if there is
+    nothing that can be uploaded at the path of an output that is not a pattern."""
+
+    def warn(text: str) -> None:
+        say("warning", f"outputs[{upload.index}]: {text}")
+
     storage = storages.for_url(upload.url)
     matches = [(upload.path, upload.url)]
     if upload.prefix is not None:
         prefix = _pruned(upload.prefix)
-        paths = expand(root, upload.path)
+        paths = expand(tree, upload.path)
         matches = [(path, join(upload.url, _rest(path, prefix))) for path in paths]
         if not matches:
-            say("warning", f"outputs[{upload.index}]: nothing matches {printable(upload.path)}")
+            warn(f"nothing matches {printable(upload.path)}")
     departures: list[_Departure] = []
     kinds: set[bool] = set()
     for path, url in matches:
-        found = collect(root, path, lambda text: say("warning", f"outputs[{upload.index}]: {text}"))
-        if found is None:
+        try:
+            found = collect(tree, path, warn)
+        except StorageNotFound as error:
             if upload.prefix is None:
-                raise StorageNotFound("the task left nothing at this path")
+                raise
+            warn(f"{printable(path)}: {error}; it is not uploaded")
             continue
         kinds.add(found.is_directory)
         departures += _parts(upload.index, path, url, found)
@@ -251,18 +279,21 @@ def _departures(
 
 
 def _parts(index: int, path: str, url: str, found: Found) -> Iterator[_Departure]:
-    for place, relative in found.files:
+    for real, relative in found.files:
         if relative:
-            yield _Departure(index, f"{path}/{relative}", place, join(url, relative))
+            yield _Departure(index, f"{path}/{relative}", real, join(url, relative))
         else:
-            yield _Departure(index, path, place, url)
+            yield _Departure(index, path, real, url)
 
 
-def _sending(departure: _Departure, storages: Systems) -> Job:
+def _sending(departure: _Departure, tree: Tree, storages: Systems) -> Job:
     storage = storages.for_url(departure.url)
-    return Job(
-        departure.index, lambda progress: storage.put(departure.place, departure.url, progress)
-    )
+
+    def send(progress: Progress) -> int:
+        with _held(tree, departure.real) as place:
+            return storage.put(place, departure.url, progress)
+
+    return Job(departure.index, send)
 
 
 def _pruned(prefix: str) -> str:

@@ -15,8 +15,8 @@ from typing import Literal
 from tesazure.errors import StorageError, StorageFull
 from tesazure.plan import Step
 from tesazure.runner.config import AttemptDir
-from tesazure.runner.journal import FULL
-from tesazure.runner.tree import make_directories, resolve_inside
+from tesazure.runner.tree import Tree
+from tesazure.storage.local import FULL
 
 Name = Literal["stdout", "stderr"]
 
@@ -28,9 +28,11 @@ class Stream:
     """One output stream of an executor: a file in the attempt's streams, and, when the executor
     names a path for it, the same file in the task's tree."""
 
-    def __init__(self, path: Path, target: Path | None) -> None:
-        """`path` exists. It is kept open: a task may take all permissions from its file."""
+    def __init__(self, path: Path, tree: Tree | None = None, target: str = "") -> None:
+        """`path` exists. It is kept open: a task may take all permissions from its file. With a
+        `tree`, the container path `target` is to get a copy in the end."""
         self.path = path
+        self._tree = tree
         self._target = target
         self._file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
@@ -43,11 +45,11 @@ class Stream:
         return data.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Complete what the task is to find at its path, and let go of the file."""
+        """Complete what the task is to find at its path, and let go of the file. Raises OSError."""
         try:
             os.fchmod(self._file, 0o644)
-            if self._target is not None:
-                _copy(self._file, self._target)
+            if self._tree is not None:
+                _copy(self._file, self._tree, self._target)
         finally:
             os.close(self._file)
 
@@ -59,15 +61,21 @@ def _from_character(data: bytes) -> bytes:
     return data[start:]
 
 
-def _copy(source: int, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    with open(source, "rb", closefd=False) as reader, target.open("xb") as writer:
+def _copy(source: int, tree: Tree, target: str) -> None:
+    """The way to the target is gone anew: the task may have changed it meanwhile."""
+    with (
+        tree.held(_fresh(tree, target)) as place,
+        open(source, "rb", closefd=False) as reader,
+        os.fdopen(os.open(place, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "wb") as writer,
+    ):
         reader.seek(0)
         shutil.copyfileobj(reader, writer, 2**20)
 
 
 @contextmanager
-def open_streams(directory: AttemptDir, index: int, step: Step) -> Iterator[tuple[Stream, Stream]]:
+def open_streams(
+    directory: AttemptDir, tree: Tree, index: int, step: Step
+) -> Iterator[tuple[Stream, Stream]]:
     """stdout and stderr of executor `index`, empty; one and the same if they have the same path.
 
     A path in the tree is made afresh, so that neither a link planted there nor an earlier
@@ -76,54 +84,72 @@ def open_streams(directory: AttemptDir, index: int, step: Step) -> Iterator[tupl
     """
     directory.streams.mkdir(exist_ok=True)
     with ExitStack() as stack:
-        stdout = _make(directory, index, "stdout", step.stdout)
+        stdout = _make(directory, tree, index, "stdout", step.stdout)
         stack.callback(stdout.close)
         if step.stderr is not None and step.stderr == step.stdout:
             with contextlib.suppress(OSError):
                 os.link(stdout.path, directory.stream(index, "stderr"))
             yield stdout, stdout
             return
-        stderr = _make(directory, index, "stderr", step.stderr)
+        stderr = _make(directory, tree, index, "stderr", step.stderr)
         stack.callback(stderr.close)
         yield stdout, stderr
 
 
-def _make(directory: AttemptDir, index: int, name: Name, wanted: str | None) -> Stream:
+def _make(directory: AttemptDir, tree: Tree, index: int, name: Name, wanted: str | None) -> Stream:
     path = directory.stream(index, name)
-    target = None
     if wanted is not None:
         try:
-            target = _fresh(directory.root, wanted)
+            target = _fresh(tree, wanted)
         except OSError as error:
             kind = StorageFull if error.errno in FULL else StorageError
             raise kind(f"executor {index}: {name} {wanted}: {error.strerror}") from error
-        with contextlib.suppress(OSError):
-            # One file with two names, so that a huge output is stored once.
-            os.link(target, path, follow_symlinks=False)
-            return Stream(path, None)
+        if tree.is_private(target):
+            with contextlib.suppress(OSError):
+                # One file with two names, so that a huge output is stored once.
+                os.link(tree.place(target), path, follow_symlinks=False)
+                return Stream(path)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
-    return Stream(path, target)
+    return Stream(path) if wanted is None else Stream(path, tree, wanted)
 
 
-def _fresh(root: Path, container_path: str) -> Path:
-    """A new empty file in the tree."""
+def _fresh(tree: Tree, container_path: str) -> str:
+    """A new empty file in the tree; its real path."""
     parent, _, name = container_path.rpartition("/")
-    target = make_directories(root, parent) / name
-    with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISDIR(target.lstat().st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        target.unlink()
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644))
-    return target
+    real = f"{tree.make_directories(parent).rstrip('/')}/{name}"
+    with tree.held(real) as place:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(place.lstat().st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            place.unlink()
+        os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644))
+    return real
 
 
-def find_stdin(root: Path, index: int, container_path: str) -> Path:
-    """The host file of executor `index`'s stdin. Raises StorageError naming the path."""
+class StdinError(Exception):
+    """There is no file for an executor's stdin. `exit_code` as a shell's for a program: 127 if
+    nothing is there, 126 if it is of no use."""
+
+    def __init__(self, exit_code: int, reason: str) -> None:
+        self.exit_code = exit_code
+        super().__init__(reason)
+
+
+@contextmanager
+def opened_stdin(tree: Tree, container_path: str) -> Iterator[Path]:
+    """A path of the host at which an executor's stdin can be opened while the body runs: always
+    the same file, whatever is at its path by then. Raises StdinError naming the path."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        path = resolve_inside(root, container_path)
-        if stat.S_ISREG(path.lstat().st_mode):
-            return path
-        reason = "not a regular file"
+        with tree.held(tree.real(container_path)) as place:
+            file = os.open(place, flags)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StdinError(127, f"stdin {container_path} is not there") from None
     except OSError as error:
-        reason = error.strerror or str(error)
-    raise StorageError(f"executor {index}: stdin {container_path}: {reason}")
+        raise StdinError(126, f"stdin {container_path}: {error.strerror}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise StdinError(126, f"stdin {container_path} is not a regular file")
+        yield Path(f"/proc/self/fd/{file}")
+    finally:
+        os.close(file)

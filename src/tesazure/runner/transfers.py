@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -68,8 +69,10 @@ class Transfers:
             self._stopped.set()
             deadline = time.monotonic() + SETTLE_S
             for thread in threads:
-                # Daemon threads: one that hangs in a system call does not keep the process.
-                thread.join(max(0.0, deadline - time.monotonic()))
+                # One whose start was interrupted cannot be joined; it looks at `_stopped` first.
+                with contextlib.suppress(RuntimeError):
+                    # Daemon threads: one that hangs in a system call does not keep the process.
+                    thread.join(max(0.0, deadline - time.monotonic()))
         return self._failures
 
     def _watch(self, done: Callable[[int, int], None]) -> None:

@@ -31,29 +31,30 @@ from tesazure.lifecycle import (
 )
 from tesazure.model import TERMINAL, State
 from tesazure.plan import Defaults
-from tesazure.scheduler.perform import Performer, new_key
-from tesazure.scheduler.placement import Blocked, Choice, choose, waits_for
+from tesazure.scheduler.perform import Performer
+from tesazure.scheduler.placer import Placer
 from tesazure.scheduler.retention import Kept, Retention
 from tesazure.store.base import Store
-from tesazure.store.records import Queued, Reservation, Watched
+from tesazure.store.records import Watched
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """Seconds between looks at what no event tells: other servers' requests, time limits."""
-RECHECK_S = 5.0
-"""Seconds after which a queue that did not fit is tried again: another server of the scope may have
-released something."""
-BURST_S = 0.1
-"""Seconds in which submissions are taken together while nothing can be placed."""
 RETENTION_S = 3600.0
 """Seconds between passes of retention."""
+FIRST_RETENTION_S = 60.0
+"""Seconds from the start to the first pass: a server that is often restarted has one, too."""
+TOLD_AFTER = 3
+"""Failures in a row after which a task's log says that it is held up."""
 NEWS_S = 0.2
 """Seconds between commits of a task's log while its state stays; what came meanwhile goes along."""
 LONGEST_PAUSE_S = 2.0
 """Seconds between tries while the store or the backend is away."""
 STOP_S = 5.0
 """Seconds that actions under way get to end when the scheduler stops."""
+
+_UNSEEN = "how the attempt stands cannot be told; the server's log says why"
 
 
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +89,7 @@ class Scheduler:
         self._config = config
         self._server = server
         self._performer = Performer(store, backend, config.defaults)
+        self._placer = Placer(store, backend, server, config.window, config.backfill_s)
         self._retention = Retention(store, backend, config.kept)
 
         self.lag_s = 0.0
@@ -104,13 +106,8 @@ class Scheduler:
         self._loops: list[asyncio.Task[None]] = []
         self._awake = asyncio.Event()
         self._signalled: float | None = None
-        self._new = True
-        """Tasks may have been submitted or canceled since the store was last asked."""
         self._urgent = True
         """A tick must not wait for more submissions to come."""
-        self._tried = 0.0
-        """When placement was last tried, on the monotonic clock."""
-        self._fruitless = False
         self._stale = True
         self._tasks: dict[str, Watched] = {}
         """What this server looks after, as last committed or read."""
@@ -120,11 +117,6 @@ class Scheduler:
         self._written: dict[str, float] = {}
         """Task id -> when it was last written, on the monotonic clock."""
         self._news_due: float | None = None
-        self._blocked: Blocked | None = None
-        self._queue: Sequence[Queued] = ()
-        """Those that the last try left waiting, oldest first."""
-        self._used = Reservation(0.0, 0, 0)
-        self._retry_at: float | None = None
         self._last_event = -1
         self._heartbeat_due = 0.0
         self._look_due = 0.0
@@ -135,7 +127,7 @@ class Scheduler:
     async def start(self) -> None:
         """Begin. May be called twice."""
         if not self._loops:
-            self._new = self._urgent = self._stale = True
+            self._placer.new = self._urgent = self._stale = True
             self._heartbeat_due = 0.0
             self._loops = [
                 asyncio.create_task(self._run(), name="scheduler"),
@@ -162,24 +154,15 @@ class Scheduler:
 
     def wake(self) -> None:
         """A task was submitted or is to be canceled. Cheap: called after every such request."""
-        if not (self._new and self._stale):
-            self._new = self._stale = True
+        if not (self._placer.new and self._stale):
+            self._placer.new = self._stale = True
             self._signal(urgent=False)
 
     def waiting_for(self, task_id: str) -> str | None:
         """Why a QUEUED task waits, in words, as far as the last tries tell."""
         if task_id in self._troubled:
-            return f"it could not be started yet: {self._troubled[task_id].reason}"
-        capacity = self._backend.capabilities.capacity
-        if capacity is None:
-            return None
-        for place, task in enumerate(self._queue):
-            if task.id == task_id:
-                what = waits_for(task.reservation, self._used, capacity)
-                if what is not None:
-                    return f"waiting for {what}"
-                return f"waiting behind {place} older tasks" if place else None
-        return None
+            return _held_up(self._troubled[task_id].reason)
+        return self._placer.waiting_for(task_id)
 
     # -- the loop -------------------------------------------------------------------------------
 
@@ -208,7 +191,7 @@ class Scheduler:
             self.lag_s = time.monotonic() - since
             if failures:
                 # What the tick left undone is not known: all of it is looked at again.
-                self._stale = self._new = self._urgent = True
+                self._stale = self._placer.new = self._urgent = True
                 await asyncio.sleep(min(0.1 * 2**failures, LONGEST_PAUSE_S))
 
     def _signal(self, *, urgent: bool = True) -> None:
@@ -231,18 +214,14 @@ class Scheduler:
     def _due(self) -> float:
         """When the next tick is due if nothing happens, on the monotonic clock."""
         dues = [self._heartbeat_due, self._look_due]
-        if self._new or self._stale:
-            dues.append(self._settled_at())
-        if self._retry_at is not None:
-            dues.append(time.monotonic() + self._retry_at - time.time())
+        if self._placer.new or self._stale:
+            dues.append(self._placer.settled_at)
+        if self._placer.retry_at is not None:
+            dues.append(time.monotonic() + self._placer.retry_at - time.time())
         if self._news_due is not None:
             dues.append(self._news_due)
         dues += [trouble.due for i, trouble in self._troubled.items() if i not in self._busy]
         return min(dues)
-
-    def _settled_at(self) -> float:
-        """When submissions that keep coming are worth another look, on the monotonic clock."""
-        return self._tried + BURST_S if self._fruitless else 0.0
 
     async def _tick(self) -> None:
         await self._keep_lease()
@@ -252,9 +231,15 @@ class Scheduler:
             await self._look()
         if self._stale:
             await self._read()
-        if self._wants_placement():
-            await self._place()
+        failure: BackendError | None = None
+        if self._placer.wanted:
+            try:
+                await self._place()
+            except BackendError as error:
+                failure = error
         await self._follow()
+        if failure is not None:
+            raise failure
 
     async def _keep_lease(self) -> None:
         """Renew the lease in time; take over what dead servers left. Without a lease nothing is
@@ -271,7 +256,7 @@ class Scheduler:
         taken = await self._store.take_over(self._server, scope)
         if taken:
             log.info("took over %d tasks", taken)
-            self._stale = self._new = True
+            self._stale = self._placer.new = True
 
     async def _look(self) -> None:
         """What no event of this process tells: what other servers wrote, retries they left."""
@@ -280,10 +265,19 @@ class Scheduler:
         last = await self._store.last_event()
         if last != self._last_event:
             self._last_event = last
-            self._new = self._stale = True
-            self._retry_at = await self._store.next_retry()
-        elif self._queue and now > self._tried + RECHECK_S:
-            self._new = True
+            self._placer.new = self._stale = True
+            await self._placer.find_retry()
+        else:
+            self._placer.look_again()
+
+    async def _place(self) -> None:
+        rejected = self._placer.rejected
+        records, again = await self._placer.place()
+        for record in records:
+            self._tasks[record.id] = self._performer.placed(record)
+        self.placed += len(records)
+        self.finished += self._placer.rejected - rejected
+        self._urgent = self._urgent or again
 
     async def _read(self) -> None:
         """Read what this server looks after. What is being acted on stays as it is here: it may
@@ -297,56 +291,6 @@ class Scheduler:
         for memory in memories:
             for task_id in memory.keys() - self._tasks.keys():
                 del memory[task_id]
-
-    # -- placement ------------------------------------------------------------------------------
-
-    def _wants_placement(self) -> bool:
-        if self._retry_at is not None and self._retry_at <= time.time():
-            return True
-        return self._new and time.monotonic() >= self._settled_at()
-
-    async def _place(self) -> None:
-        """Place what fits; end what never can."""
-        config, capacity = self._config, self._backend.capabilities.capacity
-        now, blocked = time.time(), self._blocked
-        self._new, self._tried = False, time.monotonic()
-        tried: list[tuple[Sequence[Queued], Choice]] = []
-
-        def chosen(queue: Sequence[Queued], used: Reservation) -> Mapping[str, str]:
-            choice = choose(queue, used, capacity, now, config.backfill_s, blocked)
-            tried.append((queue, choice))
-            return {task_id: new_key(task_id) for task_id in choice.place}
-
-        try:
-            records = await self._store.place(
-                self._server, self._backend.capabilities.scope, chosen, config.window, now
-            )
-        except BaseException:
-            self._new = True
-            raise
-        for record in records:
-            self._tasks[record.id] = self._performer.placed(record)
-        self.placed += len(records)
-        self._fruitless = not records
-        if self._retry_at is not None and self._retry_at <= now:
-            self._retry_at = await self._store.next_retry()
-        if tried:
-            queue, choice = tried[-1]  # a transaction that was begun again chose again
-            self._blocked, self._used = choice.blocked, choice.used
-            gone = {*choice.place, *(task.id for task, _ in choice.reject)}
-            self._queue = [task for task in queue if task.id not in gone]
-            await self._reject(choice.reject)
-            if choice.reject or len(records) == config.window:
-                self._new = self._urgent = True
-        else:
-            self._queue = ()
-
-    async def _reject(self, tasks: Sequence[tuple[Queued, str]]) -> None:
-        for task, reason in tasks:
-            with contextlib.suppress(StaleVersion):
-                await self._store.reject(task.id, task.version, reason, time.time())
-                self.finished += 1
-                log.info("task=%s %s", task.id, reason)
 
     # -- attempts -------------------------------------------------------------------------------
 
@@ -364,18 +308,28 @@ class Scheduler:
             if task.attempt and task.attempt.handle and task.state not in TERMINAL
         }
         seen: Mapping[str, Observation] = {}
+        failure: Exception | None = None
         if handles:
-            seen = await self._backend.observe(handles)
+            try:
+                seen = await self._backend.observe(handles)
+            except Exception as error:
+                # What needs no observation goes on.
+                failure = error
         self._news_due = None
         for task in ready:
             key = task.attempt.key if task.attempt else ""
+            if key in handles and key not in seen and failure is None:
+                self._busy[task.id] = asyncio.create_task(self._hold_up(task, _UNSEEN))
+                continue
             actions = decide(self._facts(task), seen.get(key), time.time(), self._config.policy)
             if self._can_wait(task, actions, now):
                 continue
             if actions:
                 self._busy[task.id] = asyncio.create_task(self._act(task, actions))
-            else:
+            elif key in seen or key not in handles:
                 self._troubled.pop(task.id, None)
+        if failure is not None:
+            raise failure
 
     def _can_wait(self, task: Watched, actions: Sequence[Action], now: float) -> bool:
         """Whether to put off a commit that only keeps the log up, as one was made just now."""
@@ -405,11 +359,13 @@ class Scheduler:
             done = await self._performer.perform(task, actions)
         except StaleVersion:
             self._forget(task)
-        except (StoreUnavailable, BackendError) as error:
-            self._trouble(task, error)
+        except StoreUnavailable as error:
+            self._trouble(task, str(error))
+        except BackendError as error:
+            await self._trouble_told(task, str(error))
         except Exception as error:
             log.exception("task=%s an action failed", task.id)
-            self._trouble(task, error)
+            await self._trouble_told(task, str(error))
         else:
             self._troubled.pop(task.id, None)
             if any(isinstance(action, Cancel) for action in actions):
@@ -424,16 +380,13 @@ class Scheduler:
         released = after.attempt is None or after.attempt.released
         if after.state in TERMINAL and before.state not in TERMINAL:
             self.finished += 1
-        if any(isinstance(action, Retry) for action in actions):
-            self.retries += 1
-            delays = [action.delay_s for action in actions if isinstance(action, Retry)]
-            retry_at = time.time() + delays[0]
-            self._retry_at = min(self._retry_at or retry_at, retry_at)
+        for action in actions:
+            if isinstance(action, Retry):
+                self.retries += 1
+                self._placer.retry_after(action.delay_s)
         if released and (after.state in TERMINAL or after.state is State.QUEUED):
             self._forget(after, read=False)
-            # Room was made: the queue is looked at again if anything waits in it.
-            self._new = self._new or bool(self._queue)
-            self._fruitless = False
+            self._placer.made_room()
         else:
             self._tasks[after.id] = after
             self._written[after.id] = time.monotonic()
@@ -444,34 +397,63 @@ class Scheduler:
         self._written.pop(task.id, None)
         self._stale = self._stale or read
 
-    def _trouble(self, task: Watched, error: Exception) -> None:
+    async def _hold_up(self, task: Watched, reason: str) -> None:
+        """Nothing can be done about a task for now."""
+        try:
+            await self._trouble_told(task, reason)
+        finally:
+            del self._busy[task.id]
+            self._signal()
+
+    async def _trouble_told(self, task: Watched, reason: str) -> None:
+        """As `_trouble`; when it lasts, whoever looks at the task is told."""
+        if self._trouble(task, reason) == TOLD_AFTER:
+            with contextlib.suppress(StoreError):
+                await self._performer.say(task.id, _held_up(reason))
+
+    def _trouble(self, task: Watched, reason: str) -> int:
+        """Have a task tried again, ever later; how often it failed in a row."""
         failures = self._troubled.get(task.id, Trouble()).failures + 1
         delay = min(0.5 * 2 ** (failures - 1), 60.0)
-        self._troubled[task.id] = Trouble(failures, str(error), time.monotonic() + delay)
+        self._troubled[task.id] = Trouble(failures, reason, time.monotonic() + delay)
         self._stale = True  # whether the last write was committed is not known
-        log.warning("task=%s tried again in %g s: %s", task.id, delay, error)
+        log.warning("task=%s tried again in %g s: %s", task.id, delay, reason)
+        return failures
 
     # -- beside the loop ------------------------------------------------------------------------
 
     async def _listen(self) -> None:
         """Signal the loop when an attempt may have changed."""
+        failed = False
         while True:
             try:
-                if await self._backend.changed(LOOK_S):
-                    self._signal()
-            except BackendError as error:
-                log.debug("listening to the backend: %s", error)
+                changed = await self._backend.changed(LOOK_S)
+            except Exception as error:
+                if not failed:
+                    log.warning("the backend tells no news: %s", error, exc_info=error)
+                failed = True
                 await asyncio.sleep(LOOK_S)
+                self._signal()  # as long as nothing is heard, it is looked
+            else:
+                failed = False
+                if changed:
+                    self._signal()
 
     async def _retain(self) -> None:
         """Delete what was kept long enough, now and then."""
         kept = [s for s in (self._config.kept.work_s, self._config.kept.records_s) if s]
         interval = min([RETENTION_S, *(max(s / 4, 1.0) for s in kept)])
+        pause = min(interval, FIRST_RETENTION_S)
         while True:
-            await asyncio.sleep(interval)
+            await asyncio.sleep(pause)
+            pause = interval
             try:
                 await self._retention.run()
             except (StoreError, BackendError) as error:
                 log.warning("retention is put off: %s", error)
             except Exception:
                 log.exception("retention failed")
+
+
+def _held_up(reason: str) -> str:
+    return f"held up, and tried again: {reason}"

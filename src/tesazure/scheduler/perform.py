@@ -32,6 +32,7 @@ from tesazure.plan import Defaults, Plan, make_plan
 from tesazure.report import Report
 from tesazure.store.base import Store
 from tesazure.store.records import AttemptRecord, Change, TaskRecord, Visibility, Watched
+from tesazure.submitters import recognise
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +45,6 @@ _encoder = msgspec.json.Encoder()
 def new_key(task_id: str) -> str:
     """A key for a new attempt of a task, never used before."""
     return f"{task_id}-{secrets.token_hex(4)}"
-
-
-def task_of(key: str) -> str:
-    """The id of the task that an attempt's key was made for."""
-    return key.rpartition("-")[0]
 
 
 class Performer:
@@ -68,7 +64,7 @@ class Performer:
             id=record.id,
             state=record.state,
             version=record.version,
-            max_runtime_s=0,  # known with its Plan, in a moment
+            max_runtime_s=record.max_runtime_s,
             attempt=record.attempts[-1],
         )
 
@@ -79,8 +75,11 @@ class Performer:
         BackendUnavailable; what was done by then stays done.
         """
         released: bool | None = None
-        for action in actions:
+        via: State | None = None
+        for place, action in enumerate(actions):
             match action:
+                case Advance(state=state, report=None, said=()) if _leads_on(actions[place + 1 :]):
+                    via = state  # both states are one write
                 case Submit():
                     task = await self._submit(task, action.key)
                 case Reclaim():
@@ -91,14 +90,26 @@ class Performer:
                     await self._backend.release(action.handle)
                     released = True
                 case Advance():
-                    task = await self._advance(task, action, released)
-                    released = None
+                    task = await self._advance(task, action, released, via)
+                    released = via = None
                 case Retry():
                     task = await self._retry(task, action, released)
                     released = None
         if released:
             task = await self._commit(task, released=True)
         return task
+
+    async def say(self, task_id: str, line: str) -> None:
+        """Add a warning to the log of a live task's newest attempt. Raises StaleVersion,
+        StoreUnavailable."""
+        task = await self._store.get(task_id, _EVERYONE)
+        if task is None or task.state in TERMINAL or not task.attempts:
+            return
+        said = _log_decoder.decode(task.attempts[-1].log)
+        said.system_logs.append(reports.system_line(_now(), "warning", line))
+        await self._store.apply(
+            Change(task_id=task.id, version=task.version, log=_encoder.encode(said))
+        )
 
     async def _submit(self, task: Watched, key: str) -> Watched:
         """Start the attempt; a task that can never run here ends with the reason."""
@@ -111,7 +122,6 @@ class Performer:
         except Unplaceable as error:
             ended = _ended_log(task.attempt, None, [str(error)])
             return await self._commit(task, state=State.SYSTEM_ERROR, log=ended, released=True)
-        task = msgspec.structs.replace(task, max_runtime_s=plan.max_runtime_s)
         state = State.INITIALIZING if task.state is State.QUEUED else None
         return await self._commit(task, state=state, handle=handle)
 
@@ -120,10 +130,18 @@ class Performer:
         record = self._placed.pop(task.id, None) or await self._store.get(task.id, _EVERYONE)
         if record is None:
             return None
-        notes = [*record.notes, *self._backend.capabilities.warnings]
+        notes = list(record.notes)
         try:
             document = _task_decoder.decode(record.document)
-            return make_plan(task.id, document, self._defaults, notes)
+            required = not recognise(document).optional_outputs
+            return make_plan(
+                task.id,
+                document,
+                self._defaults,
+                notes,
+                outputs_required=required,
+                max_runtime_s=record.max_runtime_s,
+            )
         except (msgspec.MsgspecError, ValueError) as error:
             raise Unplaceable(f"the task cannot be carried out: {error}") from error
 
@@ -133,8 +151,10 @@ class Performer:
             return await self._commit(task, released=True)
         return await self._commit(task, handle=handle)
 
-    async def _advance(self, task: Watched, action: Advance, released: bool | None) -> Watched:
-        changes: dict[str, Any] = {"state": action.state, "released": released}
+    async def _advance(
+        self, task: Watched, action: Advance, released: bool | None, via: State | None
+    ) -> Watched:
+        changes: dict[str, Any] = {"state": action.state, "released": released, "via": via}
         report = action.report
         if action.state in TERMINAL:
             changes["log"] = _ended_log(task.attempt, report, action.said)
@@ -175,9 +195,10 @@ class Performer:
 
     async def _commit(self, task: Watched, **changes: Any) -> Watched:
         """One compare-and-set write; the task as it then is."""
-        state = changes.get("state")
-        if state is not None:
-            check_transition(task.state, state)
+        state, via = changes.get("state"), changes.get("via")
+        for old, new in ((task.state, via), (via or task.state, state)):
+            if new is not None:
+                check_transition(old, new)
         version = await self._store.apply(Change(task_id=task.id, version=task.version, **changes))
         attempt = task.attempt
         if attempt is not None:
@@ -186,10 +207,16 @@ class Performer:
             attempt = msgspec.structs.replace(attempt, **new)
         if state is not None:
             key = attempt.key if attempt else "none"
-            log.info("task=%s attempt=%s %s -> %s", task.id, key, task.state, state)
+            passed = f"{task.state} -> {via}" if via else task.state
+            log.info("task=%s attempt=%s %s -> %s", task.id, key, passed, state)
         return msgspec.structs.replace(
             task, version=version, state=state or task.state, attempt=attempt
         )
+
+
+def _leads_on(following: Sequence[Action]) -> bool:
+    """Whether the next action commits a further state."""
+    return bool(following) and isinstance(following[0], Advance) and bool(following[0].state)
 
 
 def _is_news(attempt: AttemptRecord | None, report: Report) -> bool:
@@ -209,8 +236,13 @@ def _ended_log(
         ended = msgspec.convert(msgspec.to_builtins(report.log), TaskLog)
     else:
         ended = _log_decoder.decode(attempt.log) if attempt.log else TaskLog()
-    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    now = _now()
     ended.system_logs.extend(reports.system_line(now, "error", line) for line in said)
     if ended.end_time is msgspec.UNSET:
         ended.end_time = now
     return _encoder.encode(ended)
+
+
+def _now() -> str:
+    """This moment as RFC 3339 in UTC with microseconds."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,8 +1,9 @@
 """Which queued tasks to place now: pure.
 
-Oldest first. While the oldest task that does not fit has to wait, younger ones that fit may pass
-it; after `backfill_s` seconds only those that cannot delay it. So the machine stays busy, and a
-large task waits for what ran before it, never for an endless stream of small ones.
+What needs more than there can ever be is refused, the rest waits for room. Oldest first. While the
+oldest task that does not fit has to wait, younger ones that fit may pass it; after `backfill_s`
+seconds only those that cannot delay it. So the machine stays busy, and a large task waits for what
+ran before it, never for an endless stream of small ones.
 """
 
 from __future__ import annotations
@@ -48,13 +49,16 @@ def choose(
     now: float,
     backfill_s: float,
     blocked: Blocked | None = None,
+    room: Capacity | None = None,
 ) -> Choice:
     """Choose from `queue` (oldest first) what fits beside `used`; all of it without a capacity.
 
-    `now` in seconds since the epoch; `blocked` is what the previous call returned.
+    `capacity` is what there can ever be, `room` what there is now (None: the same). `now` in
+    seconds since the epoch; `blocked` is what the previous call returned.
     """
     if capacity is None:
         return Choice([task.id for task in queue], [], None, used)
+    room = room or capacity
     place: list[str] = []
     reject: list[tuple[Queued, str]] = []
     head: Queued | None = None
@@ -66,8 +70,10 @@ def choose(
             reject.append((task, too_large(need, capacity)))
             continue
         total = plus(used, need)
-        if not fits(total, capacity):
-            if head is None:
+        if not fits(total, room):
+            # What does not even fit an empty machine now waits for something else than the end of
+            # tasks: it holds up no others.
+            if head is None and fits(need, room):
                 head = task
                 if blocked is None or blocked.task_id != task.id:
                     blocked = Blocked(task.id, now)
@@ -77,7 +83,7 @@ def choose(
         if head is not None and not patient:
             # Even if none of those that passed ever ends, the head still fits beside them.
             beside = plus(passed, need)
-            if not fits(plus(beside, head.reservation), capacity):
+            if not fits(plus(beside, head.reservation), room):
                 continue
             passed = beside
         place.append(task.id)
@@ -113,9 +119,17 @@ def too_large(need: Reservation, capacity: Capacity) -> str:
     return "can never run here: " + "; ".join(lacks)
 
 
-def waits_for(need: Reservation, used: Reservation, capacity: Capacity) -> str | None:
+def short_of_disk(need: Reservation, used: Reservation, room: Capacity) -> bool:
+    """Whether it is disk, and nothing else, that a task waits for."""
+    total = plus(used, need)
+    return total.disk_bytes > room.disk_bytes and fits(
+        msgspec.structs.replace(total, disk_bytes=0), room
+    )
+
+
+def waits_for(need: Reservation, used: Reservation, room: Capacity) -> str | None:
     """What a task waits for: '8 cores; 2 of 16 are free'; None if it fits now."""
-    for n, u, c, unit in _amounts(need, used, capacity):
+    for n, u, c, unit in _amounts(need, used, room):
         if u + n > c + _ROUNDING:
             return f"{n:.4g} {unit}; {max(c - u, 0):.4g} of {c:.4g} are free"
     return None

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import msgspec
 
 from tesazure.backends.base import Backend
 from tesazure.errors import BackendError
 from tesazure.lifecycle import Handle, Phase
-from tesazure.scheduler.perform import task_of
 from tesazure.store.base import Store
-from tesazure.store.records import Visibility
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +50,8 @@ class Retention:
             while await self._store.forget(now - self._kept.records_s, BATCH) == BATCH:
                 pass
         await self._store.prune_events(now - EVENTS_S)
-        await self._sweep(now - ORPHAN_S)
+        kept = [seconds for seconds in (self._kept.work_s, self._kept.records_s) if seconds]
+        await self._sweep(now - ORPHAN_S, now - min(kept) if kept else 0.0)
 
     async def _discard(self, ended_before: float) -> None:
         """Delete the work files of tasks that ended before then."""
@@ -67,27 +67,37 @@ class Retention:
                     for attempt in task.attempts:
                         if attempt.handle is not None and not attempt.discarded:
                             await self._backend.discard(attempt.handle)
-                    await self._store.mark_discarded(task.id, scope)
+                    await self._store.mark_discarded([a.key for a in task.attempts])
                 except (BackendError, OSError) as error:
                     failed.add(task.id)
                     log.warning("task=%s work files not deleted: %s", task.id, error)
 
-    async def _sweep(self, begun_before: float) -> None:
-        """Delete the attempts that the store does not know, such as those of a replaced database.
-        One that still runs is left alone and named in the log: it may be another server's."""
+    async def _sweep(self, begun_before: float, ended_before: float) -> None:
+        """Delete what the backend holds and no step above finds: attempts that the store does not
+        know, and those from before this machine was renamed, which are of a scope that is no more.
+        """
         held = await self._backend.held(begun_before)
-        for key, handle in held.items():
-            await asyncio.sleep(0)  # there may be very many: others get their turn
-            if not await self._knows(key):
-                await self._sweep_one(key, handle)
+        for keys in batched(held, BATCH):
+            ends = await self._store.ends(keys)
+            for key in keys:
+                ended = ends.get(key)
+                if key not in ends:
+                    await self._sweep_one(key, held[key])
+                elif ended is not None and ended < ended_before:
+                    await self._discard_one(key, held[key])
 
-    async def _knows(self, key: str) -> bool:
-        record = await self._store.get(task_of(key), Visibility())
-        return record is not None and any(a.key == key for a in record.attempts)
+    async def _discard_one(self, key: str, handle: Handle) -> None:
+        try:
+            await self._backend.discard(handle)
+            await self._store.mark_discarded([key])
+        except (BackendError, OSError) as error:
+            log.warning("attempt=%s work files not deleted: %s", key, error)
 
     async def _sweep_one(self, key: str, handle: Handle) -> None:
+        """Delete an attempt that the store does not know. One that still runs is left alone and
+        named in the log: it may be another server's."""
         seen = await self._backend.observe({key: handle})
-        if seen[key].phase in (Phase.PENDING, Phase.RUNNING):
+        if key not in seen or seen[key].phase in (Phase.PENDING, Phase.RUNNING):
             log.warning("attempt=%s runs, but no task of this server's store has it", key)
             return
         try:
@@ -97,3 +107,10 @@ class Retention:
             log.warning("attempt=%s unknown to the store and not deleted: %s", key, error)
         else:
             log.info("attempt=%s unknown to the store: deleted", key)
+
+
+def batched(keys: Iterable[str], size: int) -> Iterator[list[str]]:
+    """The keys, that many at a time."""
+    left = iter(keys)
+    while some := list(islice(left, size)):
+        yield some

@@ -24,6 +24,9 @@ _ATTEMPTS = 3
 """How often a source that changes while it is read is read anew."""
 _CHECKED_S = 1.0
 _CHECKED_MOST = 4096
+_LONGEST_PATH = 4095
+"""Linux's PATH_MAX, without the NUL."""
+_A_DATA_DIR = "a server's data directory (the setting DATA_DIR), which is closed to all tasks"
 
 
 class FileStorage:
@@ -35,9 +38,11 @@ class FileStorage:
 
     has_directories = True
 
-    def __init__(self, allow_dirs: Sequence[Path]) -> None:
+    def __init__(self, allow_dirs: Sequence[Path], denied: Sequence[Path] = ()) -> None:
+        """`denied`: data directories of servers, closed even inside an allowed directory."""
         self._allowed = tuple(os.path.realpath(directory) for directory in allow_dirs)
-        self._checked: dict[str, bool] = {}
+        self._denied = tuple(os.path.realpath(directory) for directory in denied)
+        self._checked: dict[str, tuple[str, bool]] = {}
         self._checked_until = 0.0
         self._named = ", ".join(map(str, allow_dirs)) or "none"
 
@@ -48,11 +53,17 @@ class FileStorage:
         """
         path = os.path.normpath(file_path(url))
         # A file's own link is replaced when written, so it does not matter where that leads.
-        if self._is_checked(path.rpartition("/")[0] or "/") and (writing or not _is_link(path)):
+        if self._is_open(path.rpartition("/")[0]) and (writing or not _is_link(path)):
             return
         with os_errors(printable(path)):
-            if not self._is_inside(os.path.realpath(path)):
-                raise self._outside(path)
+            leads_to = os.path.realpath(path)
+            place = f"{os.path.realpath(Path(path).parent).rstrip('/')}/{Path(path).name}"
+        if not (writing and self._is_inside(place)) and not self._is_inside(leads_to):
+            raise self._outside(path)
+        self._deny(place, path)
+        self._deny(leads_to, path)
+        if not writing and any(_is_below(denied, leads_to) for denied in self._denied):
+            raise PermissionDenied(f"{printable(path)}: contains {_A_DATA_DIR}")
 
     def stat(self, url: str) -> Stat:
         """What lies at `url`; a special file is a StorageError."""
@@ -144,21 +155,48 @@ class FileStorage:
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def _is_checked(self, directory: str) -> bool:
-        """Whether the directory is inside, found out anew every `_CHECKED_S` seconds: the tasks of
-        a workflow name the same few directories again and again."""
+    def _is_open(self, directory: str) -> bool:
+        """Whether whatever lies in this normalised directory may be used, unless it is a link.
+
+        Found out anew every `_CHECKED_S` seconds: tasks name the same few directories, and new ones
+        in these, all the time.
+        """
         now = time.monotonic()
         if now > self._checked_until or len(self._checked) >= _CHECKED_MOST:
             self._checked, self._checked_until = {}, now + _CHECKED_S
-        inside = self._checked.get(directory)
-        if inside is None:
-            with os_errors(printable(directory)):
-                inside = self._is_inside(os.path.realpath(directory))
-            self._checked[directory] = inside
-        return inside
+        known = self._checked.get(directory)
+        if known is None:
+            if not 0 < len(directory) <= _LONGEST_PATH:
+                return False
+            head, _, name = directory.rpartition("/")
+            parent = self._checked.get(head)
+            if parent is not None and not _is_link(directory):
+                known = self._note(directory, f"{parent[0].rstrip('/')}/{name}")
+            else:
+                known = self._note(directory, os.path.realpath(directory))
+                self._note(head, os.path.realpath(head or "/"))
+        return known[1]
+
+    def _note(self, directory: str, real: str) -> tuple[str, bool]:
+        """Remember where a directory really lies, and whether it is open."""
+        is_open = self._is_inside(real) and not any(
+            real == d or _is_below(real, d) or _is_below(d, real) for d in self._denied
+        )
+        known = self._checked[directory] = (real, is_open)
+        return known
 
     def _is_inside(self, real: str) -> bool:
         return any(real == a or _is_below(real, a) for a in self._allowed)
+
+    def _admit(self, real: str, path: str) -> None:
+        """Raises PermissionDenied unless the real path that `path` leads to may be used."""
+        if not self._is_inside(real):
+            raise self._outside(path)
+        self._deny(real, path)
+
+    def _deny(self, real: str, path: str) -> None:
+        if any(real == denied or _is_below(real, denied) for denied in self._denied):
+            raise PermissionDenied(f"{printable(path)}: is in {_A_DATA_DIR}")
 
     def _outside(self, path: str) -> PermissionDenied:
         return PermissionDenied(
@@ -174,12 +212,10 @@ class FileStorage:
                 handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
             except OSError:
                 # What is missing elsewhere is nobody's business.
-                if not self._is_inside(os.path.realpath(path)):
-                    raise self._outside(path) from None
+                self._admit(os.path.realpath(path), path)
                 raise
             try:
-                if not self._is_inside(_place_of(handle)):
-                    raise self._outside(path)
+                self._admit(_place_of(handle), path)
                 yield handle
             finally:
                 os.close(handle)
@@ -213,8 +249,7 @@ class FileStorage:
     def _entry(self, directory: int, path: str, entry: os.DirEntry[str]) -> os.stat_result:
         full = f"{path}/{entry.name}"
         if entry.is_symlink():
-            if not self._is_inside(os.path.realpath(full)):
-                raise self._outside(full)
+            self._admit(os.path.realpath(full), full)
             with os_errors(f"{printable(full)}: this symbolic link leads nowhere"):
                 found = os.stat(entry.name, dir_fd=directory)
         else:
@@ -228,15 +263,13 @@ class FileStorage:
     def _made_directory(self, path: str) -> Iterator[int]:
         """A descriptor of a directory inside the allowed ones, made with its parents if need be."""
         real = os.path.realpath(path)
-        if not self._is_inside(real):
-            raise self._outside(path)
+        self._admit(real, path)
         missing: list[str] = []
         while (handle := _open_directory(real)) is None:
             real, name = os.path.split(real)
             missing.append(name)
         try:
-            if not self._is_inside(_place_of(handle)):
-                raise self._outside(path)
+            self._admit(_place_of(handle), path)
             for name in reversed(missing):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, dir_fd=handle)

@@ -24,6 +24,9 @@ from tesazure.storage.base import Progress
 CHUNK = 8 * 2**20
 """Bytes between two calls of a Progress."""
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""errno values that mean: no space left for this user."""
+
 _SMALL = 256 * 2**10
 _FICLONE = 0x40049409  # linux/fs.h
 _NO_COPY_IN_KERNEL = frozenset(
@@ -55,11 +58,11 @@ def os_errors(subject: str) -> Iterator[None]:
 
 
 def _error_class(error: OSError) -> type[StorageError]:
+    if error.errno in FULL:
+        return StorageFull
     match error.errno:
         case errno.ENOENT:
             return StorageNotFound
-        case errno.ENOSPC | errno.EDQUOT:
-            return StorageFull
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return PermissionDenied
         case errno.EISDIR | errno.ENOTDIR | errno.EEXIST | errno.ELOOP | errno.ENAMETOOLONG:

@@ -9,17 +9,28 @@ from pathlib import Path
 from tesazure.errors import UnsupportedUrl
 from tesazure.storage.base import Storage
 from tesazure.storage.file import FileStorage
+from tesazure.storage.mounts import Mounts
 from tesazure.storage.urls import redact, scheme_of
 
 
 class Storages:
     """The storage systems of one process; each is made, and its SDK imported, when first used."""
 
-    def __init__(self, allow_dirs: Sequence[Path], *, allow_private: bool = True) -> None:
-        self._allow_dirs = tuple(allow_dirs)
+    def __init__(
+        self,
+        allow_dirs: Sequence[Path | str],
+        denied: Sequence[Path | str] = (),
+        *,
+        allow_private: bool = True,
+    ) -> None:
+        """`denied` are directories that nothing is read from or written to, whatever `allow_dirs`
+        says; `allow_private` is for network addresses."""
+        self._allow_dirs = tuple(map(Path, allow_dirs))
+        self._denied = tuple(map(Path, denied))
         self._allow_private = allow_private
         self._made: dict[str, Storage] = {}
         self._lock = threading.Lock()
+        self._mounts = Mounts()
         self._by_scheme: dict[str, Callable[[], Storage]] = {
             "": self._file,
             "file": self._file,
@@ -47,12 +58,17 @@ class Storages:
             return self._made[scheme]
 
     def check_input(self, url: str) -> None:
-        """Raises UnsupportedUrl or PermissionDenied if `url` can never be read. No network."""
+        """Raises UnsupportedUrl or PermissionDenied if `url` can never be read. No network, but the
+        file system, which may hang where it is one of a network."""
         self.for_url(url).check(url, writing=False)
 
     def check_output(self, url: str) -> None:
-        """Raises UnsupportedUrl or PermissionDenied if `url` can never be written. No network."""
+        """Raises UnsupportedUrl or PermissionDenied if `url` can never be written. As above."""
         self.for_url(url).check(url, writing=True)
+
+    def checks_at_once(self) -> bool:
+        """Whether no check can hang: all file systems of this machine are on its own disks."""
+        return self._mounts.are_local()
 
     def schemes(self) -> list[str]:
         """What service-info lists as `storage`: a URL per allowed directory, and URL schemes."""
@@ -62,11 +78,11 @@ class Storages:
     def close(self) -> None:
         """Let go of all connections."""
         with self._lock:
-            for storage in self._made.values():
+            for storage in {id(storage): storage for storage in self._made.values()}.values():
                 storage.close()
 
     def _file(self) -> Storage:
-        return FileStorage(self._allow_dirs)
+        return FileStorage(self._allow_dirs, self._denied)
 
     def _http(self) -> Storage:
         from tesazure.storage.http import HttpStorage

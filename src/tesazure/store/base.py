@@ -120,7 +120,8 @@ class Store(Protocol):
         """In one transaction, serialised per scope: read up to `limit` QUEUED tasks without a live
         attempt whose retry time has come, oldest first, and the sum of the reservations of the
         scope's unreleased attempts; have `choose` choose; commit a new attempt (key, number,
-        started=now, empty log) for each, looked after by this server. Returns those placed."""
+        started=now, a log of nothing but the task's warnings) for each, looked after by this
+        server. Returns those placed."""
         ...
 
     async def next_retry(self) -> float | None:
@@ -141,7 +142,7 @@ class Store(Protocol):
 
     async def reject(self, task_id: str, version: int, reason: str, now: float) -> None:
         """End a QUEUED task that can never run: SYSTEM_ERROR, with an attempt entry that holds only
-        this system_logs line. Raises StaleVersion."""
+        system_logs: the task's warnings and this reason. Raises StaleVersion."""
         ...
 
     # -- retention ------------------------------------------------------------------------------
@@ -151,8 +152,13 @@ class Store(Protocol):
         released and not all discarded. Longest ended first."""
         ...
 
-    async def mark_discarded(self, task_id: str, scope: str | None = None) -> None:
-        """Note that the work files of a task's attempts in `scope` are gone (None: of all)."""
+    async def mark_discarded(self, keys: Sequence[str]) -> None:
+        """Note that the work files of these attempts are gone."""
+        ...
+
+    async def ends(self, keys: Sequence[str]) -> dict[str, float | None]:
+        """Those of the attempts that the store knows, of whatever scope: when their task ended, in
+        seconds since the epoch; None if it has not, or the attempt is not released."""
         ...
 
     async def forget(self, ended_before: float, limit: int) -> int:

@@ -13,7 +13,7 @@ from tesazure.errors import StaleVersion
 from tesazure.model import TERMINAL, State, TaskLog
 from tesazure.report import system_line
 from tesazure.store.engine import Prepared
-from tesazure.store.reading import STATES, may_see
+from tesazure.store.reading import STATES, may_see, stored_notes
 from tesazure.store.records import Change, Visibility
 from tesazure.store.tables import attempts, docs, tasks
 from tesazure.store.transaction import Transaction
@@ -29,6 +29,7 @@ _HEAD = Prepared(
         tasks.c.attempt,
         tasks.c.ended,
         attempts.c.released,
+        tasks.c.notes,
     )
     .select_from(
         tasks.outerjoin(
@@ -94,6 +95,7 @@ class Head(msgspec.Struct):
     ended: float | None
     released: bool
     """Of the newest attempt; true if there is none."""
+    notes: str | None
 
 
 def head(transaction: Transaction, task_id: str) -> Head | None:
@@ -103,7 +105,9 @@ def head(transaction: Transaction, task_id: str) -> Head | None:
         return None
     released = True if row[8] is None else bool(row[8])
     seq, found_id, state, version, owner, server, attempt, ended = row[:8]
-    return Head(seq, found_id, STATES[state], version, owner, server, attempt, ended, released)
+    return Head(
+        seq, found_id, STATES[state], version, owner, server, attempt, ended, released, row[9]
+    )
 
 
 def apply(transaction: Transaction, change: Change) -> int:
@@ -124,7 +128,11 @@ def apply(transaction: Transaction, change: Change) -> int:
         task.released = task.released if change.released is None else change.released
     if change.document is not None:
         link.run(_UPDATE_DOC, of=task.seq, new=change.document)
-    return _advance(transaction, task, change.state, transaction.now(), change.retry_at)
+    now = transaction.now()
+    if change.via is not None:
+        transaction.add_event(task.seq, task.id, task.state, change.via, now, task.owner)
+        task.state = change.via
+    return _advance(transaction, task, change.state, now, change.retry_at)
 
 
 def request_cancel(transaction: Transaction, task_id: str, visibility: Visibility) -> State | None:
@@ -148,8 +156,8 @@ def reject(transaction: Transaction, task_id: str, version: int, reason: str, no
     task = _fresh(transaction, task_id, version)
     if task.state is not State.QUEUED or not task.released:
         raise ValueError(f"task {task_id} is {task.state} with an attempt: it cannot be rejected")
-    said = datetime.fromtimestamp(now, UTC).isoformat(timespec="microseconds")
-    log = TaskLog(system_logs=[system_line(said.replace("+00:00", "Z"), "error", reason)])
+    log = first_log(task.notes, now)
+    log.system_logs.append(system_line(_rfc3339(now), "error", reason))
     number = task.attempt + 1
     row = (
         *(task.seq, number, f"{task_id}.{number}.rejected", None, True, True, now, now),
@@ -158,6 +166,18 @@ def reject(transaction: Transaction, task_id: str, version: int, reason: str, no
     transaction.link.run_many(INSERT_ATTEMPT, [row])
     transaction.link.run(_COUNT_ATTEMPT, of=task.seq, at=number)
     _advance(transaction, task, State.SYSTEM_ERROR, now)
+
+
+def first_log(notes: str | None, now: float) -> TaskLog:
+    """The log of an attempt of which nothing is known yet but the task's warnings: a runner says
+    them again in its report, which takes this log's place."""
+    at = _rfc3339(now)
+    return TaskLog(system_logs=[system_line(at, "warning", n) for n in stored_notes(notes)])
+
+
+def _rfc3339(seconds: float) -> str:
+    said = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+    return said.replace("+00:00", "Z")
 
 
 def _fresh(transaction: Transaction, task_id: str, version: int) -> Head:
@@ -176,8 +196,14 @@ def _touches_attempt(change: Change) -> bool:
 
 def _allowed(task: Head, change: Change) -> None:
     """Raises ValueError for a change that makes no sense."""
+    before = task.state
+    if change.via is not None:
+        if change.state is None:
+            raise ValueError(f"task {task.id} is to pass {change.via} on its way to nowhere")
+        lifecycle.check(before, change.via)
+        before = change.via
     if change.state is not None:
-        lifecycle.check(task.state, change.state)
+        lifecycle.check(before, change.state)
     if task.attempt == 0 and _touches_attempt(change):
         raise ValueError(f"task {task.id} has no attempt to change")
     released = task.released if change.released is None else change.released

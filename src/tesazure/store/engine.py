@@ -34,6 +34,12 @@ _SQLITE_PRAGMAS = (
     "PRAGMA temp_store=MEMORY",
 )
 _POSTGRES_SETTINGS = (
+    # What is promised must not depend on how the database, its owner or this role is set up: a
+    # commit is on disk, and each statement sees what was committed before the advisory lock.
+    "SET synchronous_commit = on",
+    "SET default_transaction_isolation = 'read committed'",
+    "SET default_transaction_deferrable = off",
+    "SET default_transaction_read_only = off",
     f"SET lock_timeout = '{int(LOCK_WAIT_S)}s'",
     # A server that is stopped in the middle of a write must not stop all others.
     f"SET idle_in_transaction_session_timeout = '{int(LOCK_WAIT_S)}s'",
@@ -114,8 +120,7 @@ class Database:
         self._engine = _sqlite(url) if self.is_sqlite else _postgresql(url)
         self._idle: list[Link] = []
         self.dialect = self._engine.dialect
-        shown = self._engine.url.render_as_string(hide_password=True)
-        self.name = url if self.is_sqlite else shown.replace("+psycopg", "", 1)
+        self.name = url if self.is_sqlite else _shown(self._engine.url)
         driver: Any = self.dialect.loaded_dbapi
         self.errors: tuple[type[Exception], ...] = (SQLAlchemyError, driver.Error)
         self.conflicts: tuple[type[Exception], ...] = (
@@ -188,6 +193,11 @@ class Database:
         reason = error.orig if isinstance(error, DBAPIError) else error
         said = " ".join(str(reason).split()) or type(reason).__name__
         return StoreUnavailable(f"database {self.name}: {said}{_remedy(said)}")
+
+
+def _shown(url: URL) -> str:
+    """A PostgreSQL URL without what is secret, or may be: the query can hold a password too."""
+    return URL.create("postgresql", None, None, url.host, url.port, url.database).render_as_string()
 
 
 def _remedy(said: str) -> str:

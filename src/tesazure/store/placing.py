@@ -7,9 +7,9 @@ from sqlalchemy import and_, bindparam, delete, exists, func, insert, null, or_,
 
 from tesazure.model import State, TaskLog
 from tesazure.store.base import Choose
-from tesazure.store.changing import INSERT_ATTEMPT
+from tesazure.store.changing import INSERT_ATTEMPT, first_log
 from tesazure.store.engine import Prepared
-from tesazure.store.reading import records
+from tesazure.store.reading import task
 from tesazure.store.records import Queued, Reservation, TaskRecord
 from tesazure.store.tables import UNRELEASED, attempts, servers, tasks
 from tesazure.store.transaction import Transaction
@@ -24,6 +24,7 @@ _QUEUE = Prepared(
         tasks.c.ram_bytes,
         tasks.c.disk_bytes,
         tasks.c.attempt,
+        tasks.c.notes,
     )
     .where(
         tasks.c.state == State.QUEUED.value,
@@ -51,7 +52,8 @@ _LOOK_AFTER = Prepared(
         retry_at=null(),
     )
 )
-_EMPTY_LOG = msgspec.json.encode(TaskLog())
+_encode = msgspec.json.Encoder().encode
+_EMPTY_LOG = _encode(TaskLog())
 
 _UPDATE_LEASE = Prepared(
     update(servers)
@@ -117,14 +119,15 @@ def place(
         [
             (
                 *(row[0], row[7] + 1, chosen[row[1]], scope, False, False, now, None),
-                *(*row[4:7], 0, None, _EMPTY_LOG),
+                *(*row[4:7], 0, None, _encode(first_log(row[8], now)) if row[8] else _EMPTY_LOG),
             )
             for row in placed
         ],
     )
     for row in placed:
         link.run(_LOOK_AFTER, of=row[0], by=server, where=scope, at=row[7] + 1)
-    return records(link, [row[0] for row in placed]) if placed else []
+    found = [task(link, row[1]) for row in placed]
+    return [record for record in found if record is not None]
 
 
 def heartbeat(transaction: Transaction, server: str, scope: str, lease_s: float) -> None:

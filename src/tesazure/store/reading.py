@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -41,6 +41,7 @@ _TASK_COLUMNS = (
     tasks.c.version,
     tasks.c.owner,
     tasks.c.created,
+    tasks.c.max_runtime_s,
     docs.c.document,
     tasks.c.notes,
 )
@@ -77,6 +78,25 @@ _WATCHED = Prepared(
     .order_by(tasks.c.seq)
 )
 _IDENTITY = Prepared(select(identity.c.id))
+_EVENT_COLUMNS = (
+    events.c.number,
+    events.c.task_id,
+    events.c.state,
+    events.c.time,
+    events.c.owner,
+)
+_after = (
+    select(*_EVENT_COLUMNS)
+    .where(events.c.number > bindparam("after"))
+    .order_by(events.c.number)
+    .limit(bindparam("most"))
+)
+_EVENTS = Prepared(_after)
+_EVENTS_OF = Prepared(
+    _after.where(
+        events.c.owner.is_not_distinct_from(bindparam("caller", type_=events.c.owner.type))
+    )
+)
 _COUNTS = Prepared(select(state_counts.c.state, state_counts.c.tasks))
 _OLDEST_QUEUED = Prepared(
     select(tasks.c.created)
@@ -106,7 +126,7 @@ def task(link: Link, task_id: str) -> TaskRecord | None:
     if not rows:
         return None
     found = rows[0]
-    return _record(found, [] if found[8] is None else [attempt(row[8:]) for row in rows])
+    return _record(found, [] if found[9] is None else [attempt(row[9:]) for row in rows])
 
 
 def brief(link: Link, task_id: str) -> tuple[TaskBrief, str | None] | None:
@@ -162,13 +182,20 @@ def events_after(
     link: Link, number: int, limit: int, visibility: Visibility, task_ids: Sequence[str]
 ) -> list[StateEvent]:
     """State changes in order."""
-    columns = (events.c.number, events.c.task_id, events.c.state, events.c.time, events.c.owner)
-    query = select(*columns).where(events.c.number > number, *owned(visibility, events.c.owner))
+    rows: Iterable[Sequence[Any]]
     if task_ids:
         # Two ways to the same task, so that its events are found by its short number.
         seqs = select(tasks.c.seq).where(tasks.c.id.in_(task_ids))
-        query = query.where(events.c.seq.in_(seqs))
-    rows = link.core.execute(query.order_by(events.c.number).limit(limit))
+        query = select(*_EVENT_COLUMNS).where(
+            events.c.number > number,
+            events.c.seq.in_(seqs),
+            *owned(visibility, events.c.owner),
+        )
+        rows = link.core.execute(query.order_by(events.c.number).limit(limit))
+    elif visibility.everyone:
+        rows = link.rows(_EVENTS, after=number, most=limit)
+    else:
+        rows = link.rows(_EVENTS_OF, after=number, most=limit, caller=visibility.owner)
     return [StateEvent(row[0], row[1], STATES[row[2]], row[3], row[4]) for row in rows]
 
 
@@ -216,6 +243,11 @@ def decode_handle(raw: bytes) -> Handle:
     return _decode_handle(raw)
 
 
+def stored_notes(raw: str | None) -> list[str]:
+    """What tasks.notes holds."""
+    return _decode_notes(raw) if raw else []
+
+
 def _record(row: Sequence[Any], tried: list[AttemptRecord]) -> TaskRecord:
     return TaskRecord(
         seq=row[0],
@@ -224,7 +256,8 @@ def _record(row: Sequence[Any], tried: list[AttemptRecord]) -> TaskRecord:
         version=row[3],
         owner=row[4],
         created=row[5],
-        document=row[6],
-        notes=_decode_notes(row[7]) if row[7] else [],
+        max_runtime_s=row[6],
+        document=row[7],
+        notes=stored_notes(row[8]),
         attempts=tried,
     )

@@ -65,6 +65,7 @@ class TaskRecord(msgspec.Struct, frozen=True):
     version: int
     owner: str | None
     created: float
+    max_runtime_s: float
     document: bytes
     notes: list[str]
     attempts: list[AttemptRecord]
@@ -136,6 +137,8 @@ class Change(msgspec.Struct, frozen=True):
     version: int
     """The version read; another one in the store refuses the change."""
     state: State | None = None
+    via: State | None = None
+    """A state that the task passes on its way to `state`, with an event of its own."""
     log: bytes | None = None
     seen_events: int | None = None
     handle: Handle | None = None

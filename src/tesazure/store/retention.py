@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from sqlalchemy import bindparam, delete, func, or_, select, update
 
@@ -12,10 +14,11 @@ from tesazure.store.records import TaskRecord
 from tesazure.store.tables import UNDISCARDED, UNRELEASED, attempts, docs, events, tags, tasks
 from tesazure.store.transaction import Transaction, last_event
 
-_of_task = attempts.c.seq.in_(select(tasks.c.seq).where(tasks.c.id == bindparam("task_id")))
-_DISCARD = Prepared(update(attempts).where(_of_task).values(discarded=True))
-_DISCARD_IN_SCOPE = Prepared(
-    update(attempts).where(_of_task, attempts.c.scope == bindparam("where")).values(discarded=True)
+_DISCARD = Prepared(
+    update(attempts).where(attempts.c.key == bindparam("of")).values(discarded=True)
+)
+_END = Prepared(
+    select(attempts.c.ended, attempts.c.released).where(attempts.c.key == bindparam("of"))
 )
 _DISCARDABLE = Prepared(
     select(attempts.c.seq, func.min(attempts.c.ended))
@@ -75,12 +78,20 @@ def discardable(link: Link, scope: str, ended_before: float, limit: int) -> list
     return records(link, [row[0] for row in rows], scope)
 
 
-def mark_discarded(transaction: Transaction, task_id: str, scope: str | None) -> None:
+def mark_discarded(transaction: Transaction, keys: Sequence[str]) -> None:
     """See Store.mark_discarded."""
-    if scope is None:
-        transaction.link.run(_DISCARD, task_id=task_id)
-    else:
-        transaction.link.run(_DISCARD_IN_SCOPE, task_id=task_id, where=scope)
+    for key in keys:
+        transaction.link.run(_DISCARD, of=key)
+
+
+def ends(link: Link, keys: Sequence[str]) -> dict[str, float | None]:
+    """See Store.ends."""
+    found: dict[str, float | None] = {}
+    for key in keys:
+        row = link.row(_END, of=key)
+        if row is not None:
+            found[key] = row[0] if row[1] else None
+    return found
 
 
 def forget(transaction: Transaction, ended_before: float, limit: int) -> int:

@@ -173,7 +173,10 @@ class SqlStore:
         return await self._read_long(lambda link: reading.watched(link, server))
 
     async def apply(self, change: Change) -> int:
-        return await self._writer.submit(lambda transaction: changing.apply(transaction, change))
+        return await self._writer.submit(
+            lambda transaction: changing.apply(transaction, change),
+            size=len(change.document or b"") + len(change.log or b""),
+        )
 
     async def reject(self, task_id: str, version: int, reason: str, now: float) -> None:
         await self._writer.submit(
@@ -185,10 +188,11 @@ class SqlStore:
             lambda link: retention.discardable(link, scope, ended_before, limit)
         )
 
-    async def mark_discarded(self, task_id: str, scope: str | None = None) -> None:
-        await self._writer.submit(
-            lambda transaction: retention.mark_discarded(transaction, task_id, scope)
-        )
+    async def mark_discarded(self, keys: Sequence[str]) -> None:
+        await self._writer.submit(lambda transaction: retention.mark_discarded(transaction, keys))
+
+    async def ends(self, keys: Sequence[str]) -> dict[str, float | None]:
+        return await self._read_long(lambda link: retention.ends(link, keys))
 
     async def forget(self, ended_before: float, limit: int) -> int:
         return await self._writer.submit(

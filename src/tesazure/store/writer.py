@@ -23,13 +23,21 @@ others in its transaction stand."""
 MOST = 256
 """Writes that share a commit, at most: bounds how long the event loop is busy with them."""
 
+LARGE = 128 * 1024
+"""Bytes of a write from which on it is a slow one: copying them into a database's pages takes the
+event loop milliseconds."""
+
+MOST_BYTES = 8 * 1024 * 1024
+"""Bytes of the writes that share a commit, unless the first is larger: bounds how long small ones
+wait for large ones."""
+
 _log = logging.getLogger(__name__)
 
 
 class _Write:
     """A write and whoever waits for it: a task to create, or another operation."""
 
-    __slots__ = ("future", "operation", "outcome", "slow", "task")
+    __slots__ = ("future", "operation", "outcome", "size", "slow", "task")
 
     def __init__(
         self,
@@ -37,12 +45,14 @@ class _Write:
         task: NewTask | None = None,
         operation: Operation[Any] | None = None,
         *,
+        size: int = 0,
         slow: bool = False,
     ) -> None:
         self.future = future
         self.task = task
         self.operation = operation
-        self.slow = slow
+        self.size = size
+        self.slow = slow or size >= LARGE
         self.outcome: Any = None
 
     def settle(self, error: Exception | None = None) -> None:
@@ -77,13 +87,16 @@ class Writer:
 
     def create(self, task: NewTask) -> asyncio.Future[None]:
         """Resolved once the task is on disk."""
-        return self._add(_Write(asyncio.get_running_loop().create_future(), task))
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        return self._add(_Write(future, task, size=len(task.document)))
 
-    def submit(self, operation: Operation[T], *, slow: bool = False) -> asyncio.Future[T]:
-        """Resolved with the operation's result once that is on disk. `slow`: it may take more than
-        a millisecond and runs in the thread."""
+    def submit(
+        self, operation: Operation[T], *, size: int = 0, slow: bool = False
+    ) -> asyncio.Future[T]:
+        """Resolved with the operation's result once that is on disk. `size`: bytes that it writes,
+        if they may be many. `slow`: it may take more than a millisecond and runs in the thread."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        return self._add(_Write(future, operation=operation, slow=slow))
+        return self._add(_Write(future, operation=operation, size=size, slow=slow))
 
     async def close(self) -> None:
         """Finish what was submitted; refuse what comes later."""
@@ -106,7 +119,8 @@ class Writer:
     async def _run(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+                count = _shared(self._waiting)
+                batch, self._waiting = self._waiting[:count], self._waiting[count:]
                 await self._write(batch)
         finally:
             self._running = None
@@ -211,3 +225,13 @@ class Writer:
         link, self._link = self._link, None
         if link is not None:
             link.close()
+
+
+def _shared(waiting: Sequence[_Write]) -> int:
+    """How many of the writes, at least one, share the next commit."""
+    size = 0
+    for count, write in enumerate(waiting[:MOST]):
+        size += write.size
+        if count and size > MOST_BYTES:
+            return count
+    return min(len(waiting), MOST)

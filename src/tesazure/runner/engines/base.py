@@ -81,7 +81,10 @@ class Engine(Protocol):
         """End the running container at once, if there is one; `run` then returns. Idempotent."""
         ...
 
-    def sweep(self, key: str, root: Path | None) -> None:
+    def sweep(self, key: str, root: Path | None, settle_s: float = 0.0) -> None:
         """Remove every container that carries `key`, and make what was written below `root`
-        deletable by this process's user. For attempts whose runner died. Idempotent."""
+        deletable by this process's user. For attempts whose runner is gone. Idempotent.
+
+        A runner that was killed may have asked the engine for a container that is not there yet:
+        returns only when none has been found for `settle_s` seconds."""
         ...

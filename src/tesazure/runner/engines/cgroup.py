@@ -178,7 +178,6 @@ def _limit_memory(version: int, directory: Path, ram_bytes: int) -> None:
         (directory / "memory.max").write_text(str(ram_bytes))
         with contextlib.suppress(OSError):  # not there without swap
             (directory / "memory.swap.max").write_text("0")
-        (directory / "memory.oom.group").write_text("1")
         return
     (directory / "memory.limit_in_bytes").write_text(str(ram_bytes))
     with contextlib.suppress(OSError):  # not there without swap accounting

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
@@ -72,12 +73,13 @@ def find_engine(
     raise ConfigurationError(["no engine to run containers with:", *tried])
 
 
-def make_engine(name: str, host: str) -> Engine:
-    """The engine itself. Imports an SDK only for engines that need one."""
+def make_engine(name: str, host: str, hidden: Sequence[str] = ()) -> Engine:
+    """The engine itself. Imports an SDK only for those that need one. `hidden` as in `NodeConfig`,
+    for the sandbox: in containers nothing of the host is seen anyway."""
     if name == "sandbox":
         from tesazure.runner.engines.sandbox import SandboxEngine
 
-        return SandboxEngine()
+        return SandboxEngine(hidden)
     from tesazure.runner.engines.docker import DockerEngine
 
     return DockerEngine(host, "podman" if name == "podman" else "docker")

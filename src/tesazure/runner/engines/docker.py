@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,8 @@ from tesazure.runner.engines.docker_client import connect, remove, speaking
 from tesazure.runner.engines.docker_create import LABEL_ATTEMPT
 from tesazure.runner.engines.docker_run import Run
 from tesazure.runner.engines.ownership import take_over
+
+_LOOK_AGAIN_S = 0.25
 
 
 class DockerEngine:
@@ -48,11 +51,17 @@ class DockerEngine:
         if run := self._run:
             run.kill()
 
-    def sweep(self, key: str, root: Path | None) -> None:
+    def sweep(self, key: str, root: Path | None, settle_s: float = 0.0) -> None:
         """See base.Engine."""
+        wanted = {"label": [f"{LABEL_ATTEMPT}={key}"]}
         with speaking(self.name, f"removing what is left of {key}"):
-            wanted = {"label": [f"{LABEL_ATTEMPT}={key}"]}
-            for found in self._client.containers(all=True, filters=wanted):
-                remove(self._client, found["Id"], running=True)
+            quiet_until = time.monotonic() + settle_s
+            while True:
+                for found in self._client.containers(all=True, filters=wanted):
+                    remove(self._client, found["Id"], running=True)
+                    quiet_until = time.monotonic() + settle_s
+                if time.monotonic() >= quiet_until:
+                    break
+                time.sleep(_LOOK_AGAIN_S)
             if root is not None and root.exists():
                 take_over(self._client, self.name, root, key)

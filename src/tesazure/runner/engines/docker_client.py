@@ -66,13 +66,15 @@ def _client(host: str, version: str) -> docker.APIClient:
 
 @contextmanager
 def speaking(name: str, what: str) -> Iterator[None]:
-    """Turns the SDK's errors in the body into EngineUnavailable or EngineError."""
+    """Turns the SDK's errors in the body into EngineUnavailable, if the engine is gone or says that
+    the fault is its own, or EngineError."""
     try:
         yield
     except LOST as error:
         raise EngineUnavailable(f"{name} went away: {what}: {_reason(error)}") from error
     except APIError as error:
-        raise EngineError(f"{name}: {what}: {words(error)}") from error
+        kind = EngineUnavailable if error.is_server_error() else EngineError
+        raise kind(f"{name}: {what}: {words(error)}") from error
     except DockerException as error:
         raise EngineError(f"{name}: {what}: {_reason(error)}") from error
 

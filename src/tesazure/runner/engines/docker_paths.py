@@ -15,10 +15,7 @@ from typing import Literal
 import msgspec
 
 from tesazure.errors import EngineError
-from tesazure.plan import TMP, WORK, contains
-
-KERNEL = ("/dev", "/proc", "/sys")
-"""The container's own file systems; nothing of a task can be put there."""
+from tesazure.plan import KERNEL, SHM, TMP, WORK, contains, is_kernels
 
 _ENGINES_OWN = ("/.containerenv", "/.dockerenv", "/run")
 """Made by the engine in the top directory of every container."""
@@ -54,9 +51,9 @@ def lay_out(
     """
     bound, merged = [], []
     for directory in _spread(shared, top):
-        if any(contains(own, directory) for own in KERNEL):
+        if is_kernels(directory):
             raise EngineError(f"{directory}: a task can have no files there, it is the kernel's")
-        if directory not in (TMP, WORK) and has_files(directory):
+        if not contains(SHM, directory) and directory not in (TMP, WORK) and has_files(directory):
             merged.append(directory)
         else:
             bound.append(directory)

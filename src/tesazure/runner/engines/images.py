@@ -68,7 +68,8 @@ def prepare(client: docker.APIClient, engine: str, image: str, say: Say) -> None
     except LOST as error:
         raise EngineUnavailable(f"{engine} went away: inspecting {image}") from error
     except APIError as error:
-        raise ImageUnavailable(f"{image}: {engine}: {words(error)}") from error
+        kind = EngineUnavailable if error.is_server_error() else ImageUnavailable
+        raise kind(f"{image}: {engine}: {words(error)}") from error
     for left in reversed(range(TRIES)):
         reason = _pull(client, engine, image, say)
         if not reason:

@@ -18,7 +18,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,6 +30,10 @@ from tesazure.runner.tree import make_readable
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+_POWERS = ("CAP_CHOWN", "CAP_FOWNER", "CAP_DAC_OVERRIDE")
+"""What root keeps in a sandbox: to unpack a tar whose members belong to others, and then to work
+with these files, as in docker. All it can write to is the task's own; of the host it can read more
+than permissions would let it, and so what these protect is covered, see `sandbox_secrets`."""
 _NAMESPACES = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
 _MOST_ARGUMENTS = 4000
 """bubblewrap refuses more than 9,000 words, its own options included."""
@@ -53,7 +57,9 @@ class SandboxEngine:
 
     name = "sandbox"
 
-    def __init__(self) -> None:
+    def __init__(self, hidden: Sequence[str] = ()) -> None:
+        """`hidden`: directories of the host that no task may see, see `NodeConfig`."""
+        self._hidden = hidden
         self._mounts = cgroup.mounted(
             Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text()
         )
@@ -73,7 +79,7 @@ class SandboxEngine:
         """As Engine.run."""
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(make_readable, container.root)
-            view = View(container)
+            view = View(container, self._hidden)
             cleanup.callback(view.remove)
             group = self._group(container, say)
             cleanup.callback(group.remove)
@@ -88,7 +94,7 @@ class SandboxEngine:
             elif self._process is not None:
                 self._process.kill()
 
-    def sweep(self, key: str, root: Path | None) -> None:
+    def sweep(self, key: str, root: Path | None, settle_s: float = 0.0) -> None:
         """As Engine.sweep. A sandbox dies with its runner; this waits until it has."""
         _end_processes(_title(key))
         cgroup.sweep(self._mounts, key)
@@ -190,7 +196,8 @@ class SandboxEngine:
     ) -> Exit:
         assert self._process is not None  # noqa: S101 - _start has set it
         ended = self._process.wait()
-        if group.ran_out_of_memory():
+        # A command that coped with the loss of a process has succeeded, as with other engines.
+        if exit_code != 0 and group.ran_out_of_memory():
             return Exit(KILLED, out_of_memory=True)
         if exit_code is not None:
             return Exit(exit_code)
@@ -244,6 +251,9 @@ def _options(container: Container, view: View) -> bytes:
     """bubblewrap's own words, each ended by NUL."""
     step = container.step
     words = [*_NAMESPACES, "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
+    if os.geteuid() == 0:
+        for power in _POWERS:
+            words += ["--cap-add", power]
     if not container.network:
         words.append("--unshare-net")
     for name, value in {"PATH": PATH, "HOME": "/tmp", **step.env}.items():  # noqa: S108

@@ -1,0 +1,53 @@
+"""runner.transfers: interrupted at the worst moment."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from tesazure.runner.transfers import Job, Transfers
+
+START = threading.Thread.start.__code__
+
+
+class Interrupted(BaseException):
+    """As a signal handler raises it."""
+
+
+@pytest.fixture(autouse=True)
+def trace_of_others() -> Iterator[None]:
+    """A debugger's or a coverage tool's own trace function comes back."""
+    before = sys.gettrace()
+    yield
+    sys.settrace(before)
+
+
+def test_an_interruption_while_a_thread_starts_is_what_is_raised() -> None:
+    """Where a signal's handler runs: as `Thread.start` begins to wait for the new thread, which is
+    then one that cannot be joined yet."""
+    starts = 0
+
+    def tracer(frame: FrameType, event: str, _: Any) -> None:
+        nonlocal starts
+        caller = frame.f_back and frame.f_back.f_code
+        if frame.f_code is threading.Event.wait.__code__ and caller is START:
+            starts += 1
+            if starts == 2:
+                raise Interrupted
+
+    jobs = [Job(n, lambda _: 1) for n in range(3)]
+    transfers = Transfers(jobs, all_or_nothing=True, workers=3)
+    sys.settrace(tracer)
+    with pytest.raises(Interrupted):
+        transfers.run(lambda *_: None)
+    sys.settrace(None)
+    deadline = time.monotonic() + 15
+    while any(thread.name.startswith("transfer-") for thread in threading.enumerate()):
+        assert time.monotonic() < deadline, "a transfer still runs"
+        time.sleep(0.01)
