@@ -401,9 +401,8 @@ async def test_a_killed_runner_is_noticed_and_its_remains_released(
 
 
 async def test_a_runner_that_does_not_heed_sigterm_is_killed(
-    backend: LocalBackend, site: Site, monkeypatch: pytest.MonkeyPatch
+    backend: LocalBackend, site: Site
 ) -> None:
-    monkeypatch.setattr("tesazure.backends.local.STOP_S", 0.3)
     handle = await site.submit(backend, sleeper("deaf"), "deaf")
     await until(lambda: bool(site.mark("deaf")))
     os.kill(runner_of(handle), signal.SIGSTOP)

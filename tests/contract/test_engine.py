@@ -88,7 +88,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.engine = self.case.make()
         self.root = self.path / "root"
-        for name in ("", "tmp", "work"):
+        for name in ("", "tmp", "job"):
             (self.root / name).mkdir()
             (self.root / name).chmod(0o777)
         self.stdout = self.path / "stdout"
@@ -110,7 +110,7 @@ class Bench:
             index=0,
             step=step,
             root=self.root,
-            shared=("/tmp", "/work"),
+            shared=("/tmp", "/job"),
             mounts=(),
             stdin=None,
             stdout=self.stdout,
@@ -175,24 +175,24 @@ def test_a_missing_command_is_127(bench: Bench) -> None:
 
 
 def test_a_missing_path_is_127(bench: Bench) -> None:
-    exit_ = bench.run("/work/no/such/program")
+    exit_ = bench.run("/job/no/such/program")
     assert exit_.exit_code == 127
-    assert "/work/no/such/program" in exit_.detail
+    assert "/job/no/such/program" in exit_.detail
 
 
 def test_a_file_that_is_not_executable_is_126(bench: Bench) -> None:
-    (bench.root / "work/data").write_text("text")
-    exit_ = bench.run("/work/data")
+    (bench.root / "job/data").write_text("text")
+    exit_ = bench.run("/job/data")
     assert exit_.exit_code == 126
-    assert "/work/data" in exit_.detail
+    assert "/job/data" in exit_.detail
     assert bench.starts == 1
 
 
 def test_a_script_of_the_task_runs(bench: Bench) -> None:
-    script = bench.root / "work/script"
+    script = bench.root / "job/script"
     script.write_text('#!/bin/sh\necho "$0 $1"\n')
     script.chmod(0o755)
-    assert bench.output("/work/script", "a b") == "/work/script a b\n"
+    assert bench.output("/job/script", "a b") == "/job/script a b\n"
 
 
 def test_environment_is_what_the_step_says(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,15 +218,15 @@ def test_environment_is_what_the_step_says(bench: Bench, monkeypatch: pytest.Mon
 
 
 def test_path_of_the_step_is_used(bench: Bench) -> None:
-    tool = bench.root / "work/my-tool"
+    tool = bench.root / "job/my-tool"
     tool.write_text("#!/bin/sh\necho mine\n")
     tool.chmod(0o755)
-    assert bench.output("my-tool", env={"PATH": "/work:/bin:/usr/bin"}) == "mine\n"
+    assert bench.output("my-tool", env={"PATH": "/job:/bin:/usr/bin"}) == "mine\n"
 
 
 def test_workdir(bench: Bench) -> None:
-    (bench.root / "work/sub dir").mkdir()
-    assert bench.output("pwd", workdir="/work/sub dir") == "/work/sub dir\n"
+    (bench.root / "job/sub dir").mkdir()
+    assert bench.output("pwd", workdir="/job/sub dir") == "/job/sub dir\n"
 
 
 def test_a_workdir_that_is_not_there_is_made(bench: Bench) -> None:
@@ -234,7 +234,7 @@ def test_a_workdir_that_is_not_there_is_made(bench: Bench) -> None:
 
 
 def test_stdin_is_the_file(bench: Bench) -> None:
-    source = bench.root / "work/in"
+    source = bench.root / "job/in"
     data = bytes(range(256)) * 1000
     source.write_bytes(data)
     assert bench.run("cat", stdin=source) == Exit(0)
@@ -254,26 +254,26 @@ def test_stdout_and_stderr_are_kept_apart_and_appended(bench: Bench) -> None:
 
 
 def test_large_binary_output_is_exact(bench: Bench) -> None:
-    source = bench.root / "work/in"
+    source = bench.root / "job/in"
     data = os.urandom(8 * MB)
     source.write_bytes(data)
-    assert bench.run("cat", "/work/in") == Exit(0)
+    assert bench.run("cat", "/job/in") == Exit(0)
     assert bench.stdout.read_bytes() == data
 
 
 def test_output_is_there_while_the_command_runs(bench: Bench) -> None:
-    with running(bench, "sh", "-c", "echo begun; until [ -e /work/go ]; do sleep 0.05; done"):
+    with running(bench, "sh", "-c", "echo begun; until [ -e /job/go ]; do sleep 0.05; done"):
         wait_for(lambda: bench.stdout.read_bytes() == b"begun\n")
         assert bench.starts == 1
-        (bench.root / "work/go").touch()
+        (bench.root / "job/go").touch()
 
 
 def test_shared_directories_outlive_the_container(bench: Bench) -> None:
-    (bench.root / "work/in").write_text("input")
-    bench.output("sh", "-c", "cp /work/in /work/out; echo kept > /tmp/kept; mkdir /work/d")
-    assert (bench.root / "work/out").read_text() == "input"
+    (bench.root / "job/in").write_text("input")
+    bench.output("sh", "-c", "cp /job/in /job/out; echo kept > /tmp/kept; mkdir /job/d")
+    assert (bench.root / "job/out").read_text() == "input"
     assert (bench.root / "tmp/kept").read_text() == "kept\n"
-    assert bench.output("cat", "/work/out", "/tmp/kept") == "inputkept\n"
+    assert bench.output("cat", "/job/out", "/tmp/kept") == "inputkept\n"
 
 
 def test_shared_directories_with_odd_names(bench: Bench) -> None:
@@ -300,11 +300,11 @@ def test_mounts(bench: Bench) -> None:
     (outside / "ro/file").write_text("content")
     (outside / "one").write_text("single")
     mounts = (
-        Mount(outside / "rw", "/work/rw"),
+        Mount(outside / "rw", "/job/rw"),
         Mount(outside / "ro", "/opt/ro", read_only=True),
         Mount(outside / "one", "/data/one", read_only=True, is_directory=False),
     )
-    script = "cat /opt/ro/file /data/one; echo x > /work/rw/x; ! touch /opt/ro/y 2>/dev/null"
+    script = "cat /opt/ro/file /data/one; echo x > /job/rw/x; ! touch /opt/ro/y 2>/dev/null"
     assert bench.output("sh", "-c", script, mounts=mounts) == "contentsingle"
     assert (outside / "rw/x").read_text() == "x\n"
     assert not (outside / "ro/y").exists()
@@ -359,37 +359,37 @@ def test_daemons_end_with_the_command(bench: Bench) -> None:
 
 
 def test_what_the_task_wrote_can_be_read_and_deleted(bench: Bench) -> None:
-    script = "mkdir -p /work/a/b; echo x > /work/a/b/f; chmod 400 /work/a/b/f; chmod 0 /work/a/b"
+    script = "mkdir -p /job/a/b; echo x > /job/a/b/f; chmod 400 /job/a/b/f; chmod 0 /job/a/b"
     bench.output("sh", "-c", script)
-    assert (bench.root / "work/a/b/f").read_text() == "x\n"
+    assert (bench.root / "job/a/b/f").read_text() == "x\n"
     remove_tree(bench.root)
     assert not bench.root.exists()
 
 
 def test_an_archive_can_be_unpacked_and_used(bench: Bench) -> None:
-    with tarfile.open(bench.root / "work/in.tar", "w") as tar:
+    with tarfile.open(bench.root / "job/in.tar", "w") as tar:
         for name, kind in (("d", tarfile.DIRTYPE), ("d/f", tarfile.REGTYPE)):
             member = tarfile.TarInfo(name)
             member.type, member.mode, member.uid, member.gid = kind, 0o755, 1234, 5678
             tar.addfile(member)
     script = "tar xf in.tar && echo x >> d/f && touch d/new && cat d/f"
-    assert bench.output("sh", "-c", script, workdir="/work") == "x\n"
-    assert bench.output("sh", "-c", "cat /work/d/f && rm /work/d/new") == "x\n"
-    assert (bench.root / "work/d/f").read_text() == "x\n"
+    assert bench.output("sh", "-c", script, workdir="/job") == "x\n"
+    assert bench.output("sh", "-c", "cat /job/d/f && rm /job/d/new") == "x\n"
+    assert (bench.root / "job/d/f").read_text() == "x\n"
     remove_tree(bench.root)
     assert not bench.root.exists()
 
 
 def test_nothing_but_the_tasks_files_is_left_in_the_tree(bench: Bench) -> None:
     (bench.root / "etc").mkdir()
-    bench.output("touch", "/work/f")
+    bench.output("touch", "/job/f")
     left = {str(path.relative_to(bench.root)) for path in bench.root.rglob("*")}
-    assert left == {"tmp", "work", "work/f", "etc"}
+    assert left == {"tmp", "job", "job/f", "etc"}
 
 
 def test_sweep_ends_what_a_dead_runner_left(bench: Bench) -> None:
     marker = f"1000{secrets.randbelow(10**9)}"
-    container = bench.container("sh", "-c", f"echo x > /work/f; sleep {marker}", ram_bytes=64 * MB)
+    container = bench.container("sh", "-c", f"echo x > /job/f; sleep {marker}", ram_bytes=64 * MB)
     runner = subprocess.Popen(
         [sys.executable, "-m", "tests.contract.node", bench.case.name, bench.case.host],
         stdin=subprocess.PIPE,
@@ -405,7 +405,7 @@ def test_sweep_ends_what_a_dead_runner_left(bench: Bench) -> None:
         runner.wait()
     bench.engine.sweep(bench.key, bench.root)
     assert processes_with(marker) == []
-    assert (bench.root / "work/f").read_text() == "x\n"
+    assert (bench.root / "job/f").read_text() == "x\n"
     bench.engine.sweep(bench.key, bench.root)
     bench.engine.sweep(bench.key, None)
 

@@ -18,20 +18,20 @@ def test_an_allowed_directory_above_it_does_not_open_it(tmp_path: Path) -> None:
     with start_server(tmp_path, allow_dir=tmp_path) as server, server.client() as client:
         for name in ("data/tesazure.db", "alias/tesazure.db", "data", "data/attempts/x"):
             for role in ("inputs", "outputs"):
-                item = {"url": f"file://{tmp_path}/{name}", "path": "/work/x"}
+                item = {"url": f"file://{tmp_path}/{name}", "path": "/job/x"}
                 reply = client.post(f"{TES}/tasks", json=task(**{role: [item]}))
                 assert reply.status_code == 400, (name, role)
                 assert f"{tmp_path}/{name}" in reply.text
                 assert "DATA_DIR" in reply.text
-        beside = task(inputs=[{"url": f"file://{tmp_path}/in", "path": "/work/in"}])
+        beside = task(inputs=[{"url": f"file://{tmp_path}/in", "path": "/job/in"}])
         assert ended(client, create(client, beside))["state"] == "COMPLETE"
 
 
 def test_the_runner_refuses_what_became_a_link_after_submission(tmp_path: Path) -> None:
     (tmp_path / "to").mkdir()
     with start_server(tmp_path, allow_dir=tmp_path) as server, server.client() as client:
-        script = "until [ -e /tes-wd/shared-global/go ]; do sleep 0.02; done; echo x > /work/x"
-        outputs = [{"url": f"{tmp_path}/to/x", "path": "/work/x"}]
+        script = "until [ -e /tes-wd/shared-global/go ]; do sleep 0.02; done; echo x > /job/x"
+        outputs = [{"url": f"{tmp_path}/to/x", "path": "/job/x"}]
         key = create(client, task("sh", "-c", script, outputs=outputs))
         (tmp_path / "to").rmdir()
         (tmp_path / "to").symlink_to(server.data)
@@ -86,8 +86,8 @@ def test_one_of_somebody_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_private_addresses_can_be_refused(tmp_path: Path) -> None:
-    document = task(inputs=[{"url": "http://127.0.0.1:9/x", "path": "/work/x"}])
-    named = task(inputs=[{"url": "http://localhost:9/x", "path": "/work/x"}])
+    document = task(inputs=[{"url": "http://127.0.0.1:9/x", "path": "/job/x"}])
+    named = task(inputs=[{"url": "http://localhost:9/x", "path": "/job/x"}])
     settings = {"allow_private_addresses": "false", "max_retries": 0}
     with start_server(tmp_path, **settings) as server, server.client() as client:
         reply = client.post(f"{TES}/tasks", json=document)

@@ -106,15 +106,15 @@ def test_a_workdir_that_cannot_be_is_an_executor_failure(bench: RunnerBench) -> 
 
 def test_a_workdir_behind_a_loop_of_links_is_an_executor_failure(bench: RunnerBench) -> None:
     found = bench.run(
-        shell("ln -s loop /work/loop; touch /work/file"),
-        executor("true", workdir="/work/loop/x", ignore_error=True),
-        executor("true", workdir="/work/file/x", ignore_error=True),
-        executor("true", workdir=f"/work/{'n' * 300}"),
-        volumes=["/work"],
+        shell("ln -s loop /job/loop; touch /job/file"),
+        executor("true", workdir="/job/loop/x", ignore_error=True),
+        executor("true", workdir="/job/file/x", ignore_error=True),
+        executor("true", workdir=f"/job/{'n' * 300}"),
+        volumes=["/job"],
     )
     assert ended(found).state is State.EXECUTOR_ERROR
     assert [log.exit_code for log in found.log.logs] == [0, 126, 126, 126]
-    assert "workdir /work/loop/x: Too many levels of symbolic links" in lines(found)
+    assert "workdir /job/loop/x: Too many levels of symbolic links" in lines(found)
     assert str(bench.path) not in lines(found) + "".join(log.stderr or "" for log in found.log.logs)
 
 
@@ -241,7 +241,7 @@ def test_fifty_megabytes_of_output_stay_on_the_disk(bench: RunnerBench) -> None:
     peaks = []
     for size in (0, 50 * MB):
         script = f"head -c {size} /dev/zero"
-        attempt = bench.attempt(bench.plan(shell(script, stdout="/work/big"), shell(wait)))
+        attempt = bench.attempt(bench.plan(shell(script, stdout="/job/big"), shell(wait)))
         pid = bench.begin(attempt)
         wait_for(lambda attempt=attempt: len(folded(attempt).log.logs) == 2)
         status = Path(f"/proc/{pid}/status").read_text()
@@ -250,7 +250,7 @@ def test_fifty_megabytes_of_output_stay_on_the_disk(bench: RunnerBench) -> None:
         wait_for_exit(pid)
         assert ended(folded(attempt)).state is State.COMPLETE
         assert attempt.stream(0, "stdout").stat().st_size == size
-        assert attempt.stream(0, "stdout").samefile(attempt.root / "work/big")
+        assert attempt.stream(0, "stdout").samefile(attempt.root / "job/big")
     assert peaks[1] < peaks[0] + 4096  # KiB
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import sys
 import tarfile
 import tempfile
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,6 +65,28 @@ def stdout(bench: RunnerBench, script: str, **fields: object) -> str:
 def test_the_machine_cannot_be_changed(bench: RunnerBench) -> None:
     script = "for d in /usr /etc /bin /opt; do touch $d/tesazure-was-here && echo $d; done; true"
     assert stdout(bench, script) == ""
+
+
+@needs_root
+def test_secrets_that_come_and_go_stop_no_task(bench: RunnerBench, software: Path) -> None:
+    over = threading.Event()
+
+    def churn() -> None:
+        secret = software / "a/b/secret"
+        while not over.is_set():
+            secret.parent.mkdir(parents=True, exist_ok=True)
+            secret.touch(0o600)
+            time.sleep(0.002)
+            shutil.rmtree(software / "a")
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(40):
+            assert stdout(bench, "echo here") == "here\n"
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_only_programs_and_configuration_are_seen(bench: RunnerBench) -> None:
@@ -191,15 +216,15 @@ def test_root_can_unpack_and_use_files_of_others(bench: RunnerBench) -> None:
             member.size = 4 if member.isfile() else 0
             tar.addfile(member, io.BytesIO(b"text"))
     script = """
-        tar xf /work/in.tar && stat -c '%n %u %g %a' d d/f
+        tar xf /job/in.tar && stat -c '%n %u %g %a' d d/f
         cat d/f; echo more >> d/f; touch d/new; chown 42:43 d/new; chmod 600 d/new
         stat -c ' %u:%g %a' d/new; mkdir d/e; touch d/e/x; chown -R 99 d/e; rm -r d/e
     """
-    inputs = [Input(path="/work/in.tar", url=f"file://{archive}")]
-    outputs = [Output(path="/work/d/f", url=f"file://{bench.files}/f")]
+    inputs = [Input(path="/job/in.tar", url=f"file://{archive}")]
+    outputs = [Output(path="/job/d/f", url=f"file://{bench.files}/f")]
     found = bench.run(
-        shell(f"set -e; {script}", workdir="/work"),
-        shell("cat /work/d/f; rm -r /work/d/new"),
+        shell(f"set -e; {script}", workdir="/job"),
+        shell("cat /job/d/f; rm -r /job/d/new"),
         inputs=inputs,
         outputs=outputs,
     )
@@ -344,12 +369,12 @@ def as_nobody(action: Callable[[], None]) -> None:
 def test_an_ordinary_user_can_run_and_clean_up(bench: RunnerBench) -> None:
     """Unprivileged: user namespaces, no control groups, and files that deny their owner."""
     plan = bench.plan(
-        shell("id -u; echo x > /work/f; chmod 0 /work/f; mkdir /work/d; chmod 0 /work/d"),
+        shell("id -u; echo x > /job/f; chmod 0 /job/f; mkdir /job/d; chmod 0 /job/d"),
         shell("cat /etc/shadow || touch /usr/x || exit 7", ignore_error=True),
-        shell("mkdir -p /work/e/f; touch /work/e/f/g; chmod 555 /work/e/f; chmod 0 /work/e"),
+        shell("mkdir -p /job/e/f; touch /job/e/f/g; chmod 555 /job/e/f; chmod 0 /job/e"),
         executor("no-such", ignore_error=True),
-        volumes=["/work"],
-        outputs=[Output(path="/work/f", url=f"file://{bench.files}/nobody/f")],
+        volumes=["/job"],
+        outputs=[Output(path="/job/f", url=f"file://{bench.files}/nobody/f")],
         resources=Resources(ram_gb=1, cpu_cores=1),
     )
     attempt = bench.attempt(plan)

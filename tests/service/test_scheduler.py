@@ -196,10 +196,7 @@ async def test_cancel_at_any_moment(one: Assembly) -> None:
     assert await one.store.watched(one.name) == []
 
 
-async def test_cancel_of_a_runner_that_does_not_heed(
-    one: Assembly, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tesazure.backends.local.STOP_S", 0.2)
+async def test_cancel_of_a_runner_that_does_not_heed(one: Assembly) -> None:
     await one.restart(policy=Policy(cancel_grace_s=0.3))
     task_id = await one.submit(f"echo x > {MARKS}/c; sleep 4712")
     await one.marked("c")
@@ -271,10 +268,7 @@ async def test_a_time_limit_ends_the_task(one: Assembly) -> None:
     assert len(record.attempts) == 1
 
 
-async def test_a_runner_that_hangs_past_its_limit_is_ended(
-    one: Assembly, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tesazure.backends.local.STOP_S", 0.2)
+async def test_a_runner_that_hangs_past_its_limit_is_ended(one: Assembly) -> None:
     limit = Resources(backend_parameters={"max_runtime_s": "0.5"})
     task_id = await one.submit(f"echo x > {MARKS}/h; sleep 4716", limit)
     await one.marked("h")

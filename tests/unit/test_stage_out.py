@@ -170,15 +170,15 @@ def test_the_same_destination_twice(attempt: Attempt) -> None:
 
 
 def test_links_are_followed_inside_the_tree(attempt: Attempt) -> None:
-    attempt.write("/work/real", "real")
-    attempt.write("/work/deep/file", "deep")
+    attempt.write("/job/real", "real")
+    attempt.write("/job/deep/file", "deep")
     out = attempt.place("/out/dir/x").parent
-    (out / "absolute").symlink_to("/work/real")
-    (out / "relative").symlink_to("../../work/real")
-    (out / "beyond").symlink_to("../../../../../../work/real")
-    (out / "directory").symlink_to("/work/deep")
-    os.link(attempt.root / "work/real", out / "hard")
-    attempt.place("/out/itself").symlink_to("/work/real")
+    (out / "absolute").symlink_to("/job/real")
+    (out / "relative").symlink_to("../../job/real")
+    (out / "beyond").symlink_to("../../../../../../job/real")
+    (out / "directory").symlink_to("/job/deep")
+    os.link(attempt.root / "job/real", out / "hard")
+    attempt.place("/out/itself").symlink_to("/job/real")
     attempt.stage_out(
         Output(path="/out/dir", url=f"{attempt.data}/d"),
         Output(path="/out/itself", url=f"{attempt.data}/i"),
@@ -251,11 +251,11 @@ def test_matches_of_a_pattern_that_cannot_be_uploaded_are_named(attempt: Attempt
 
 def test_outputs_in_the_directory_of_all_tasks(attempt: Attempt, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("hunter2")
-    attempt.write("/work/own", "own")
+    attempt.write("/job/own", "own")
     (attempt.common / "dir/sub").mkdir(parents=True)
     (attempt.common / "dir/sub/file").write_text("shared")
-    (attempt.common / "dir/to-own").symlink_to("/work/own")
-    (attempt.common / "dir/up").symlink_to("../../../work/own")
+    (attempt.common / "dir/to-own").symlink_to("/job/own")
+    (attempt.common / "dir/up").symlink_to("../../../job/own")
     (attempt.common / "dir/host").symlink_to(tmp_path / "secret")
     (attempt.common / "dir/climbing").symlink_to("../" * 20 + str(tmp_path / "secret"))
     attempt.place("/out/link").symlink_to("/tes-wd/shared-global/dir/sub")

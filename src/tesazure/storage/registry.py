@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from tesazure.storage.base import Storage
 from tesazure.storage.file import FileStorage
 from tesazure.storage.mounts import Mounts
 from tesazure.storage.urls import redact, scheme_of
+
+_GOOD_S = 1.0
+_GOOD_MOST = 8192
+_GOOD_LONGEST = 4096
 
 
 class Storages:
@@ -31,6 +36,9 @@ class Storages:
         self._made: dict[str, Storage] = {}
         self._lock = threading.Lock()
         self._mounts = Mounts()
+        self._good: tuple[set[str], set[str]] = (set(), set())
+        """URLs found good lately: to be read, to be written."""
+        self._good_until = 0.0
         self._by_scheme: dict[str, Callable[[], Storage]] = {
             "": self._file,
             "file": self._file,
@@ -60,15 +68,27 @@ class Storages:
     def check_input(self, url: str) -> None:
         """Raises UnsupportedUrl or PermissionDenied if `url` can never be read. No network, but the
         file system, which may hang where it is one of a network."""
-        self.for_url(url).check(url, writing=False)
+        self._check(url, writing=False)
 
     def check_output(self, url: str) -> None:
         """Raises UnsupportedUrl or PermissionDenied if `url` can never be written. As above."""
-        self.for_url(url).check(url, writing=True)
+        self._check(url, writing=True)
 
     def checks_at_once(self) -> bool:
         """Whether no check can hang: all file systems of this machine are on its own disks."""
         return self._mounts.are_local()
+
+    def _check(self, url: str, *, writing: bool) -> None:
+        """Check, unless that was done within the last second: tasks share their large inputs, and
+        whatever moves a file checks anew."""
+        if url in self._good[writing] and time.monotonic() < self._good_until:
+            return
+        self.for_url(url).check(url, writing=writing)
+        now = time.monotonic()
+        if now >= self._good_until or len(self._good[writing]) >= _GOOD_MOST:
+            self._good, self._good_until = (set(), set()), now + _GOOD_S
+        if len(url) <= _GOOD_LONGEST:
+            self._good[writing].add(url)
 
     def schemes(self) -> list[str]:
         """What service-info lists as `storage`: a URL per allowed directory, and URL schemes."""

@@ -52,6 +52,13 @@ NOT_EXECUTABLE = 126
 KILLED = 128 + signal.SIGKILL
 
 
+_TRIES = 3
+
+
+class _NotMade(EngineError):
+    """bubblewrap did not come to execute the command."""
+
+
 class SandboxEngine:
     """Runs executors in bubblewrap sandboxes."""
 
@@ -76,7 +83,21 @@ class SandboxEngine:
         say("warning", text)
 
     def run(self, container: Container, started: Callable[[], None], say: Say) -> Exit:
-        """As Engine.run."""
+        """As Engine.run. The host's files may change while they are being shown: then again."""
+        told = False
+
+        def once() -> None:
+            nonlocal told
+            if not told:
+                told = True
+                started()
+
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(_NotMade):
+                return self._run(container, once, say)
+        return self._run(container, once, say)
+
+    def _run(self, container: Container, started: Callable[[], None], say: Say) -> Exit:
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(make_readable, container.root)
             view = View(container, self._hidden)
@@ -305,7 +326,7 @@ def _refused(container: Container, stderr: int, before: int) -> Exit:
     elif said.startswith("bwrap: Can't chdir to "):
         exit_ = Exit(NOT_EXECUTABLE, detail=f"workdir {container.step.workdir}: {reason}")
     else:
-        raise EngineError(f"bubblewrap cannot make a sandbox: {text}")
+        raise _NotMade(f"bubblewrap cannot make a sandbox: {text}")
     os.write(stderr, f"{exit_.detail}\n".encode())
     return exit_
 
