@@ -272,7 +272,11 @@ async def test_observe_has_an_entry_for_each_handle(backend: LocalBackend, site:
     ends = await site.submit(backend, "true", "ends")
     stays = await site.submit(backend, sleeper("stays"), "stays")
     gone = {"dir": str(site.directory / "one/attempts/gone"), "node": "n"}
-    await until(lambda: bool(site.mark("stays")))
+
+    async def stays_runs() -> bool:  # a container may write before its runner says that it runs
+        return (await look(backend, stays)).report.executor_started
+
+    await until(stays_runs)
     await ended(backend, ends)
     seen = await backend.observe({"ends": ends, "stays": stays, "gone": gone})
     assert {key: one.phase for key, one in seen.items()} == {

@@ -4,11 +4,16 @@ something at the wrong moment."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
+import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from threading import Event
+from typing import Any, ClassVar, cast
 
 import msgspec
 import pytest
@@ -243,6 +248,42 @@ async def test_a_link_out_of_the_allowed_directories_is_refused(tmp_path: Path) 
             with pytest.raises(InvalidInput) as caught:
                 await submission.accept(body(str(tmp_path / "file"), str(tmp_path / "link")))
             assert [error.field for error in caught.value.errors] == ["inputs[1].url"]
+
+
+async def test_tasks_without_files_ask_no_file_system(tmp_path: Path) -> None:
+    submission = Submission(parts(None, urls=HangingUrls([tmp_path])))
+    submission._looks = DaemonThreads("urls", 0, 0.1)  # whoever asks them is refused
+    assert (await submission.accept(body("https://example.org/x"))).document
+    with pytest.raises(HttpError):
+        await submission.accept(body(str(tmp_path / "file")))
+
+
+async def test_a_large_body_is_not_looked_at_in_the_event_loop(tmp_path: Path) -> None:
+    class Recording(Storages):
+        threads: ClassVar[set[int]] = set()
+
+        def check_input(self, url: str) -> None:
+            self.threads.add(threading.get_ident())
+            super().check_input(url)
+
+    submission = Submission(parts(None, urls=Recording([tmp_path])))
+    urls = [f"{tmp_path}/{i}" for i in range(5000)]
+    assert (await submission.accept(body(*urls))).document
+    assert threading.get_ident() not in Recording.threads
+
+
+async def test_calls_that_were_given_up_are_forgotten() -> None:
+    threads = DaemonThreads("test", 0, 0.05)
+
+    async def give_up() -> weakref.ref[Event]:
+        held = Event()
+        with contextlib.suppress(TimeoutError):
+            await threads.run(held.is_set)
+        return weakref.ref(held)
+
+    left = await give_up()
+    gc.collect()
+    assert left() is None
 
 
 async def test_daemon_threads_give_results_and_errors() -> None:

@@ -84,6 +84,14 @@ def test_a_search_ends_in_time_and_goes_on_later(tree: Path) -> None:
     wait_for(lambda: dict(secrets.paths()) == {near: False, far: False})
 
 
+def test_what_a_search_did_not_come_to_stays_covered(tree: Path) -> None:
+    private = {file(tree / name / "private") for name in "abcde"}
+    secrets = Secrets([str(tree)], search_s=0)
+    assert set(secrets.paths()) == private
+    secrets._most_s = 0.0  # from now on there is time for one directory only
+    assert set(secrets.paths()) == private
+
+
 def test_files_that_come_and_go_are_no_error(tree: Path) -> None:
     for number in range(50):
         (tree / f"d{number}").mkdir()

@@ -22,7 +22,9 @@ class DaemonThreads:
         self._most = most
         self._patience_s = patience_s
         self._started = 0
-        self._calls: SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[asyncio.Future[Any], list[Callable[[], Any]]]] = (
+            SimpleQueue()
+        )
 
     async def run(self, call: Callable[[], T]) -> T:
         """What `call` returns or raises, in one of the threads. Raises TimeoutError when that takes
@@ -31,14 +33,20 @@ class DaemonThreads:
             self._started += 1
             threading.Thread(target=self._work, name=self._name, daemon=True).start()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._calls.put((future, call))
-        async with asyncio.timeout(self._patience_s):
-            return await future
+        calls: list[Callable[[], Any]] = [call]
+        self._calls.put((future, calls))
+        try:
+            async with asyncio.timeout(self._patience_s):
+                return await future
+        finally:
+            calls.clear()  # what is left in the queue holds on to nothing
 
     def _work(self) -> None:
         while True:
-            future, call = self._calls.get()
-            if future.cancelled():
+            future, calls = self._calls.get()
+            try:
+                call = calls.pop()
+            except IndexError:
                 continue  # its caller went away while all threads were held up
             result, failure = None, None
             try:

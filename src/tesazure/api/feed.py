@@ -51,12 +51,13 @@ class Feed:
     async def after(self, number: int, task_ids: Sequence[str]) -> tuple[list[StateEvent], int]:
         """Events above `number` (of the given tasks only, if any), in order, and the number up to
         which there are no others: where to ask on."""
-        if number < self._floor:
+        floor = self._floor
+        if number < floor:
             events = await self._store.events_after(number, _PAGE, EVERYONE, task_ids)
-            if events and (len(events) == _PAGE or events[-1].number > self._floor):
+            if events and (len(events) == _PAGE or events[-1].number > floor):
                 return events, events[-1].number
-            # Nothing between here and where memory begins.
-            return events, self._floor
+            # Nothing between here and where memory began when the store was asked.
+            return events, floor
         start = bisect_right(self._events, number, key=lambda event: event.number)
         found = self._events[start:]
         if task_ids:

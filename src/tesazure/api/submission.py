@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from itertools import chain
 
 import msgspec
 
@@ -15,6 +16,7 @@ from tesazure.errors import FieldError, InvalidInput, StorageError
 from tesazure.model import Task
 from tesazure.plan import limits, runtime_limit
 from tesazure.settings import LONGEST_RUNTIME_S
+from tesazure.storage.urls import scheme_of
 from tesazure.store.records import NewTask, Reservation
 from tesazure.validate import parse_task
 
@@ -50,10 +52,12 @@ class Submission:
         file system that its URLs name does not answer."""
         if len(body) < _LARGE:
             task, notes = _parse(body)
-            return self._new(task, notes, await self._url_errors(task))
+            if not _names_files(task) or self._urls.checks_at_once():
+                return self._new(task, notes, self._look(task))
+            return self._new(task, notes, await self._look_patiently(task))
         async with self._large:
             task, notes = await asyncio.to_thread(_parse, body)
-        errors = await self._url_errors(task)
+        errors = await self._look_patiently(task)
         async with self._large:
             return await asyncio.to_thread(self._new, task, notes, errors)
 
@@ -77,11 +81,9 @@ class Submission:
             created=now,
         )
 
-    async def _url_errors(self, task: Task) -> list[FieldError]:
+    async def _look_patiently(self, task: Task) -> list[FieldError]:
         """What is wrong with the URLs. Whether links lead out of the allowed directories only the
         file system can tell; one of a network may hang, and is never asked in the event loop."""
-        if not (task.inputs or task.outputs) or self._urls.checks_at_once():
-            return self._look(task)
         try:
             return await self._looks.run(lambda: self._look(task))
         except TimeoutError:
@@ -135,6 +137,13 @@ class Submission:
 
 def _parse(body: bytes) -> tuple[Task, list[str]]:
     return parse_task(body.removeprefix(_BOM))
+
+
+def _names_files(task: Task) -> bool:
+    """Whether any URL of the task leads to a file system."""
+    inputs = (item.url for item in task.inputs or () if item.url and not item.content)
+    outputs = (output.url for output in task.outputs or ())
+    return any(scheme_of(url) in ("", "file") for url in chain(inputs, outputs))
 
 
 def _value_errors(here: str, name: str, value: str) -> list[FieldError]:

@@ -40,7 +40,7 @@ class Room:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._counted = 0
+        self._counted: dict[Path, int] = {}
         self._counted_at = -FRESH_S
 
     def free(self) -> int:
@@ -49,10 +49,12 @@ class Room:
 
     def closely(self, live: Iterable[AttemptDir]) -> int:
         """Bytes free, and those that live attempts have written of what they reserved."""
+        attempts = list(live)
         if time.monotonic() > self._counted_at + FRESH_S:
-            self._counted = sum(map(_written, live))
+            self._counted = {attempt.path: _written(attempt) for attempt in attempts}
             self._counted_at = time.monotonic()
-        return self.free() + self._counted
+        # What an attempt wrote that lives no more is still on the disk, and reserved by nobody.
+        return self.free() + sum(self._counted.get(attempt.path, 0) for attempt in attempts)
 
 
 def _written(attempt: AttemptDir) -> int:

@@ -168,9 +168,11 @@ def _leave_parent(directory: AttemptDir, writer: int) -> None:
     log = os.open(directory.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 2)
     os.close(log)
-    # SIGQUIT: whoever starts the server in the background of a shell has it ignored.
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
+    # Whatever a shell in the background, or this process, had ignored. SIGPIPE and SIGXFSZ are the
+    # interpreter's own, and are given back to each program it starts.
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     os.umask(0o022)
     _give_up_protection()
 

@@ -21,9 +21,12 @@ def belong(directory: Path, identity: str) -> None:
     """
     file = directory / _FILE
     try:
-        if not file.exists():
+        if not file.exists() or file.stat().st_size == 0:
             fresh = file.with_suffix(".new")
-            fresh.write_text(f"{identity}\n", encoding="ascii")
+            with fresh.open("w", encoding="ascii") as output:
+                output.write(f"{identity}\n")
+                output.flush()
+                os.fsync(output.fileno())
             fresh.replace(file)
         noted = file.read_text(encoding="utf-8", errors="replace").strip()
     except OSError as error:

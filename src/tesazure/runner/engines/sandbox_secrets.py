@@ -67,24 +67,26 @@ class Secrets:
         now = time.monotonic()
         if now >= self._search_at and self._complete:
             self._known = {}
-            self._look()
+            complete = self._look()
             spent = time.monotonic() - now
             self._search_at = now + max(self._search_s, spent * _SHARE)
             # Its price is not yet known, and the whole search is an upper bound.
-            self._look_at = now + max(LOOK_S, spent)
+            self._look_at = now + max(LOOK_S, spent if complete else 0.0)
         elif now >= self._look_at:
             self._look()
-            self._look_at = now + max(LOOK_S, (time.monotonic() - now) * _SHARE)
+            spent = time.monotonic() - now
+            self._look_at = now + max(LOOK_S, spent * (_SHARE if self._complete else 1.0))
         return self._found
 
-    def _look(self) -> None:
-        """Go through all directories, searching those that changed or are new."""
+    def _look(self) -> bool:
+        """Go through all directories, searching those that changed or are new; whether there was
+        time for all of them."""
         known: dict[str, _Directory] = {}
         found: dict[str, bool] = {}
         files = searched = 0
         deadline = time.monotonic() + self._most_s
         pending = deque(self._trees)
-        self._complete = True
+        complete = True
         while pending and files < MOST_FILES:
             path = pending.popleft()
             with contextlib.suppress(OSError):  # it has gone, and so its secrets have
@@ -97,8 +99,8 @@ class Secrets:
                     continue
                 directory = self._known.get(path)
                 if directory is None or directory.changed != state.st_ctime_ns:
-                    self._complete &= not searched or time.monotonic() < deadline
-                    if self._complete:
+                    complete &= not searched or time.monotonic() < deadline
+                    if complete:
                         directory = _searched(path, state.st_ctime_ns)
                         searched += 1
                     elif directory is None:
@@ -107,7 +109,11 @@ class Secrets:
                 files += directory.files
                 found.update(dict.fromkeys(directory.private, False))
                 pending.extend(directory.below)
+        if not complete:  # what was not reached this time stays covered
+            found = {**self._found, **found}
+        self._complete = complete
         self._known, self._found = known, _coarsened(found, self._trees)
+        return complete
 
 
 def _searched(path: str, changed: int) -> _Directory:

@@ -114,6 +114,8 @@ class View:
                 self._made.append(here)
                 return
             real = os.path.realpath(path)
+            if any(contains(hidden, real) for hidden in self._hidden):
+                return
         if real in self._hidden:
             return
         if not is_ours:
