@@ -22,9 +22,10 @@ class DaemonThreads:
         self._most = most
         self._patience_s = patience_s
         self._started = 0
-        self._calls: SimpleQueue[tuple[asyncio.Future[Any], list[Callable[[], Any]]]] = (
+        self._waiting: SimpleQueue[list[tuple[asyncio.Future[Any], Callable[[], Any]]]] = (
             SimpleQueue()
         )
+        """Of each call the future and the function; empty once its caller has gone."""
 
     async def run(self, call: Callable[[], T]) -> T:
         """What `call` returns or raises, in one of the threads. Raises TimeoutError when that takes
@@ -33,19 +34,19 @@ class DaemonThreads:
             self._started += 1
             threading.Thread(target=self._work, name=self._name, daemon=True).start()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        calls: list[Callable[[], Any]] = [call]
-        self._calls.put((future, calls))
+        place: list[tuple[asyncio.Future[Any], Callable[[], Any]]] = [(future, call)]
+        self._waiting.put(place)
         try:
             async with asyncio.timeout(self._patience_s):
                 return await future
         finally:
-            calls.clear()  # what is left in the queue holds on to nothing
+            place.clear()  # what is left in the queue holds on to nothing
 
     def _work(self) -> None:
         while True:
-            future, calls = self._calls.get()
+            place = self._waiting.get()
             try:
-                call = calls.pop()
+                future, call = place.pop()
             except IndexError:
                 continue  # its caller went away while all threads were held up
             result, failure = None, None

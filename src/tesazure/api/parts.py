@@ -29,8 +29,9 @@ class UrlCheck(Protocol):
         """Raises StorageError with the reason when no task may write to `url`."""
         ...
 
-    def checks_at_once(self) -> bool:
-        """Whether the two checks can be called in the event loop now: no file system may hang."""
+    def checks_at_once(self, url: str) -> bool:
+        """Whether the two checks of `url` can be called in the event loop now: no file system that
+        may hang is asked."""
         ...
 
     def schemes(self) -> Sequence[str]:

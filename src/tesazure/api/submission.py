@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from itertools import chain
+from collections.abc import Iterator
 
 import msgspec
 
@@ -16,7 +16,6 @@ from tesazure.errors import FieldError, InvalidInput, StorageError
 from tesazure.model import Task
 from tesazure.plan import limits, runtime_limit
 from tesazure.settings import LONGEST_RUNTIME_S
-from tesazure.storage.urls import scheme_of
 from tesazure.store.records import NewTask, Reservation
 from tesazure.validate import parse_task
 
@@ -52,7 +51,7 @@ class Submission:
         file system that its URLs name does not answer."""
         if len(body) < _LARGE:
             task, notes = _parse(body)
-            if not _names_files(task) or self._urls.checks_at_once():
+            if all(map(self._urls.checks_at_once, _urls(task))):
                 return self._new(task, notes, self._look(task))
             return self._new(task, notes, await self._look_patiently(task))
         async with self._large:
@@ -139,11 +138,13 @@ def _parse(body: bytes) -> tuple[Task, list[str]]:
     return parse_task(body.removeprefix(_BOM))
 
 
-def _names_files(task: Task) -> bool:
-    """Whether any URL of the task leads to a file system."""
-    inputs = (item.url for item in task.inputs or () if item.url and not item.content)
-    outputs = (output.url for output in task.outputs or ())
-    return any(scheme_of(url) in ("", "file") for url in chain(inputs, outputs))
+def _urls(task: Task) -> Iterator[str]:
+    """The URLs that a runner will use."""
+    for item in task.inputs or ():
+        if item.url and not item.content:
+            yield item.url
+    for output in task.outputs or ():
+        yield output.url
 
 
 def _value_errors(here: str, name: str, value: str) -> list[FieldError]:

@@ -74,9 +74,10 @@ class Storages:
         """Raises UnsupportedUrl or PermissionDenied if `url` can never be written. As above."""
         self._check(url, writing=True)
 
-    def checks_at_once(self) -> bool:
-        """Whether no check can hang: all file systems of this machine are on its own disks."""
-        return self._mounts.are_local()
+    def checks_at_once(self, url: str) -> bool:
+        """Whether a check of `url` cannot hang: it asks no file system, or all of this machine's
+        are on its own disks."""
+        return self._mounts.are_local() or scheme_of(url) not in ("", "file")
 
     def _check(self, url: str, *, writing: bool) -> None:
         """Check, unless that was done within the last second: tasks share their large inputs, and
