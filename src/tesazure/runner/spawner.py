@@ -151,7 +151,8 @@ def _become_runner(directory: AttemptDir, writer: int) -> NoReturn:
 
 
 def _answer(reply: Reply) -> None:
-    os.write(_IN_ANSWER_TO, msgspec.json.encode(reply))
+    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone: the report says it all
+        os.write(_IN_ANSWER_TO, msgspec.json.encode(reply))
     os.close(_IN_ANSWER_TO)
 
 
