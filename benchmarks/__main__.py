@@ -1,4 +1,4 @@
-"""`python -m benchmarks [api|lists|tasks|idle]…`: all by default; JSON on stdout."""
+"""`python -m benchmarks [api|lists|tasks|idle|storage]…`: all by default; JSON on stdout."""
 
 from __future__ import annotations
 
@@ -11,26 +11,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import api, lists, tasks
+from benchmarks import api, lists, storage, tasks
 from tests.services.base import Unavailable
 from tests.services.docker_engine import DockerEngine
+
+SUITES = ("api", "lists", "tasks", "idle", "storage")
 
 
 def main() -> int:
     """Run the suites asked for, print one JSON object."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("suites", nargs="*", choices=[[], "api", "lists", "tasks", "idle"])
+    parser.add_argument("suites", nargs="*", choices=[[], *SUITES])
     parser.add_argument("--seconds", type=float, default=5, help="of each load (default 5)")
-    parser.add_argument("--rounds", type=int, default=3, help="of the api suite (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="of api and storage (default 3)")
     parser.add_argument("--tasks", type=int, default=1_000_000, help="in the store for lists")
     parser.add_argument("--count", type=int, default=500, help="of tasks run (default 500)")
     parser.add_argument("--queued", type=int, default=10_000, help="for the idle suite")
+    parser.add_argument("--mib", type=int, default=1024, help="of an object, for storage")
+    parser.add_argument("--files", type=int, default=10_000, help="of 4 KiB, for storage")
+    parser.add_argument(
+        "--full", action="store_true", help="storage: memory with 10 GiB instead of four objects"
+    )
     given = parser.parse_args()
     suites: dict[str, Callable[[], Any]] = {
         "api": lambda: api.run(given.seconds, given.rounds),
         "lists": lambda: lists.run(given.tasks, given.seconds),
         "tasks": lambda: _engines(given.count),
         "idle": lambda: tasks.idle(given.queued, 20),
+        "storage": lambda: storage.run(_storage_sizes(given)),
     }
     results = {}
     for name in given.suites or suites:
@@ -56,6 +64,17 @@ def _engines(count: int) -> dict[str, Any]:
         finally:
             engine.stop()
     return found
+
+
+def _storage_sizes(given: argparse.Namespace) -> storage.Sizes:
+    size = given.mib * 2**20
+    return storage.Sizes(
+        object=size,
+        large=10 * storage.GIB if given.full else 4 * size,
+        files=given.files,
+        files_by_sdk=max(1, given.files // 10),
+        rounds=given.rounds,
+    )
 
 
 if __name__ == "__main__":

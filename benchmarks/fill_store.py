@@ -45,6 +45,7 @@ Row = tuple[Any, ...]
 
 def fill(directory: Path, count: int, document_bytes: int = 1000) -> None:
     """Make a data directory with `count` tasks of about `document_bytes` each."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = directory / "tesazure.db"
     asyncio.run(_make(file))
     connection = sqlite3.connect(file, isolation_level=None)

@@ -116,6 +116,9 @@ def cli_page() -> str:
     ]
     for name, command in group.commands.items():
         parts += [f"## tesazure {name}\n\n", help_block(command, f"tesazure {name}")]
+        for below, verb in getattr(command, "commands", {}).items():
+            title = f"tesazure {name} {below}"
+            parts += [f"### {title}\n\n", help_block(verb, title)]
     return "".join(parts).rstrip("\n") + "\n"
 
 

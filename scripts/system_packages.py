@@ -47,14 +47,21 @@ TEST = [
     Package("iproute2", "ip", "the tests with a Docker engine of their own"),
     Package("iptables", "iptables", "containers with a network"),
     Package("nginx-light", "nginx", "the tests that download from a real web server"),
+    Package("openssh-server", "sshd", "the tests with an SFTP server"),
     Package("podman", "podman", "the tests with Podman"),
     Package("postgresql", "initdb", "the tests with PostgreSQL"),
     Package("rsync", "rsync", "the test with Snakemake's files in a shared directory"),
     Package("runc", "runc", "the tests with Podman"),
 ]
 
+_ALSO_FOR_BENCHMARKS = {
+    *("bubblewrap", "busybox-static", "docker.io", "iproute2"),
+    *("nginx-light", "nodejs", "npm"),
+}
+
 BENCH = [
-    *(p for p in TEST if p.name in {"bubblewrap", "busybox-static", "docker.io", "iproute2"}),
+    *(p for p in TEST if p.name in _ALSO_FOR_BENCHMARKS),
+    Package("curl", "curl", "the rates that those of storage are compared with"),
     Package("wrk", "wrk", "the request rates of the benchmarks"),
 ]
 

@@ -25,7 +25,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,19 +37,30 @@ import uvicorn
 import uvloop
 
 from tesazure import __version__
+from tesazure.access import Access
 from tesazure.api.access_log import AccessLog
 from tesazure.api.app import Application
+from tesazure.api.daemon_threads import DaemonThreads
 from tesazure.api.limits import ConnectionLimits, protocol
 from tesazure.api.parts import Parts
 from tesazure.backends.base import Backend
 from tesazure.backends.local import LocalBackend, LocalConfig
-from tesazure.errors import ConfigurationError, StoreUnavailable, TesazureError
+from tesazure.errors import (
+    ConfigurationError,
+    StorageUnavailable,
+    StoreUnavailable,
+    TesazureError,
+)
 from tesazure.lifecycle import Policy
-from tesazure.plan import GB, Defaults, contains
+from tesazure.plan import GB, Defaults, Plan, contains
 from tesazure.runner.engines.choose import EngineChoice, find_engine
+from tesazure.scheduler.granting import Grant, Granting
 from tesazure.scheduler.loop import Scheduler, SchedulerConfig
 from tesazure.scheduler.retention import Kept
+from tesazure.sealing import find_seal
 from tesazure.settings import Effective, Settings, passed_on
+from tesazure.storage.configured import endpoints_of, grant_config_of
+from tesazure.storage.grant import Granter
 from tesazure.storage.registry import Storages
 from tesazure.store.belonging import belong
 from tesazure.store.examine import examine
@@ -59,6 +70,10 @@ _BACKLOG = 1024
 _DATABASE = "tesazure.db"
 _DRAIN_S = 5
 """Seconds that requests under way get to end when the server stops."""
+_GRANT_THREADS = 4
+_GRANT_S = 90.0
+"""Seconds in which Azure or Google must have given what an attempt needs."""
+_CLOUDS = ("azure", "botocore", "google", "msal", "paramiko", "urllib3")
 _YOUNG = 20_000
 """Objects made between two looks of the collector: requests leave no cycles behind."""
 _SPARE_FILES = 1024
@@ -125,12 +140,15 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Application
         store = await open_store(settings.database_url, home.path / _DATABASE)
         stack.push_async_callback(store.close)
         belong(home.path, await store.identity())
+        seal = find_seal(settings.secrets_key, home.path / "secrets.key")
         backend = LocalBackend(_local_config(settings, home))
         stack.push_async_callback(backend.stop)
         await backend.start()
         scheduler = None
         if settings.scheduler:
-            scheduler = Scheduler(store, backend, _scheduler_config(settings), home.server)
+            granting = Granting(store, seal, _grant(settings))
+            config = _scheduler_config(settings)
+            scheduler = Scheduler(store, backend, granting, config, home.server)
             stack.push_async_callback(scheduler.stop)
             await scheduler.start()
         parts = Parts(
@@ -141,7 +159,9 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Application
                 settings.allow_dir,
                 backend.data_dirs(),
                 allow_private=settings.allow_private_addresses,
+                endpoints=endpoints_of(settings),
             ),
+            seal=seal,
             pulse=scheduler,
             identity=await store.identity(),
             created=home.created,
@@ -337,6 +357,8 @@ def _local_config(s: Settings, home: Home) -> LocalConfig:
         allow_dirs=s.allow_dir,
         shared_global=s.shared_global_dir,
         allow_private=s.allow_private_addresses,
+        endpoints=endpoints_of(s),
+        cache_bytes=int(s.input_cache_gb * GB),
         network=s.task_network,
         tail_bytes=s.log_tail_bytes,
         environment=passed_on(),
@@ -358,6 +380,23 @@ def _scheduler_config(s: Settings) -> SchedulerConfig:
         backfill_s=s.backfill_s,
         lease_s=s.lease_s,
     )
+
+
+def _grant(s: Settings) -> Grant:
+    """Makes the secrets of attempts, off the event loop where a service may have to be asked."""
+    granter = Granter(grant_config_of(s))
+    threads = DaemonThreads("grant", _GRANT_THREADS, _GRANT_S)
+
+    async def grant(plan: Plan, whole: Mapping[str, str]) -> Access:
+        if granter.is_quick(plan):
+            return granter.access(plan, whole)
+        try:
+            return await threads.run(lambda: granter.access(plan, whole))
+        except TimeoutError:
+            text = "whoever issues credentials for storage does not answer"
+            raise StorageUnavailable(text) from None
+
+    return grant
 
 
 def _announce(settings: Settings, home: Home, listener: socket.socket) -> None:
@@ -398,6 +437,7 @@ def _configure_logging(level: str) -> None:
     handler.setFormatter(_JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Requests are logged by us, and so is whatever fails in them; httpx logs whole URLs.
-    for name in ("uvicorn", "httpx", "httpcore", "asyncio", "alembic"):
+    # The clouds' SDKs tell every request.
+    for name in ("uvicorn", "httpx", "httpcore", "asyncio", "alembic", *_CLOUDS):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

@@ -48,6 +48,8 @@ CLIENTS = {
     "snakemake-py-tes-1": Client(SNAKEMAKE, overrides=("py-tes==1.1.4",)),
     # Not a client of TES: the S3 server that Snakemake's tasks keep their files in.
     "s3-server": Client(("moto[s3,server]==5.2.5",)),
+    # Nor is this: Google's own SDK, which proves the stand-in for its service right.
+    "gcs-sdk": Client(("google-cloud-storage==3.17.1",)),
 }
 
 

@@ -8,8 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alembic import command
+from alembic.config import Config
+
 from tesazure.model import State
 from tesazure.store.base import Choose
+from tesazure.store.engine import Database
 from tesazure.store.records import (
     Change,
     ListQuery,
@@ -20,6 +24,7 @@ from tesazure.store.records import (
     TaskRecord,
     Visibility,
 )
+from tesazure.store.schema import MIGRATIONS
 from tesazure.store.sql_store import SqlStore, open_store
 
 ALL = Visibility()
@@ -43,6 +48,19 @@ def new_task(**given: Any) -> NewTask:
         "created": time.time(),
     }
     return NewTask(**values | given)
+
+
+def make_older(url: str, revision: str) -> None:
+    """Make the database at a postgresql:// URL or in a SQLite file as an older version did."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    database = Database(url)
+    link = database.open_writer()
+    database.begin(link, wait=True)
+    config.attributes["connection"] = link.core
+    command.upgrade(config, revision)
+    link.driver.commit()
+    link.close()
 
 
 class Place:

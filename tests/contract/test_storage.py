@@ -2,139 +2,50 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tesazure.errors import StorageError, StorageNotFound, UnsupportedUrl
-from tesazure.storage.base import Entry, Storage
-from tesazure.storage.file import FileStorage
-from tesazure.storage.http import HttpStorage, Patience
-from tesazure.storage.urls import join
-from tests.services.faulty_http import FaultyHttp
+from tesazure.storage.base import Entry
+from tesazure.storage.urls import join, redact
+from tests.contract.systems import NAMES, System, systems
 
-NAMES = (
-    "plain.txt",
-    ".hidden",
-    "two words.txt",
-    "Ærøskøbing ☃.fq",
-    "100%25.txt",
-    "a+b&c=d;e.txt",
-    "-rf",
-    "x" * 200,
-)
+SYSTEMS = systems()
 
 
-class System(ABC):
-    """One storage system with a place to plant objects in by another way than the Storage's."""
-
-    storage: Storage
-    can_write = True
-    keeps_empty_directories = True
-
-    @abstractmethod
-    def url(self, path: str) -> str:
-        """URL of a relative path, encoded as the system wants it."""
-
-    @abstractmethod
-    def plant(self, path: str, content: bytes) -> str:
-        """Make an object; its URL."""
-
-    @abstractmethod
-    def planted(self, path: str) -> bytes | None:
-        """What an object holds, None if there is none."""
+def those(wanted: Callable[[type[System]], bool] = lambda _: True) -> list[str]:
+    """Names of the systems that a test is for."""
+    return [name for name, kind in SYSTEMS.items() if wanted(kind)]
 
 
-class Files(System):
-    """`file://` URLs."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.storage = FileStorage([root])
-
-    def url(self, path: str) -> str:
-        return join(self.root.as_uri(), path)
-
-    def plant(self, path: str, content: bytes) -> str:
-        place = self.root / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content)
-        return self.url(path)
-
-    def planted(self, path: str) -> bytes | None:
-        place = self.root / path
-        return place.read_bytes() if place.exists() else None
-
-
-class BarePaths(Files):
-    """Absolute paths."""
-
-    def url(self, path: str) -> str:
-        return f"{self.root}/{path}"
-
-
-class Http(System):
-    """`http://`, for reading."""
-
-    can_write = False
-
-    def __init__(self, server: FaultyHttp) -> None:
-        self.server = server
-        self.storage = HttpStorage(patience=Patience(attempts=2, pause_s=0.01))
-
-    def url(self, path: str) -> str:
-        return join(self.server.url("/"), path)
-
-    def plant(self, path: str, content: bytes) -> str:
-        self.server.add(f"/{path}", content)
-        return self.url(path)
-
-    def planted(self, path: str) -> bytes | None:
-        served = self.server.objects.get(f"/{path}")
-        return served.content if served else None
-
-
-READABLE = ("file", "bare", "http")
-WRITABLE = ("file", "bare")
-BROWSABLE = ("file", "bare")
-
-
-@contextlib.contextmanager
-def made(kind: str, tmp_path: Path) -> Iterator[System]:
-    """A system with nothing in it."""
-    if kind == "http":
-        with FaultyHttp() as server:
-            system = Http(server)
-            yield system
-            system.storage.close()
-        return
-    root = tmp_path / "data"
-    root.mkdir()
-    yield Files(root) if kind == "file" else BarePaths(root)
-
-
-@pytest.fixture(params=READABLE)
+@pytest.fixture(params=those())
 def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
-    with made(request.param, tmp_path) as system:
+    with SYSTEMS[request.param].made(tmp_path) as system:
         yield system
 
 
-@pytest.fixture(params=WRITABLE)
+@pytest.fixture(params=those(lambda kind: kind.can_write))
 def writable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
     """A system that outputs can go to."""
-    with made(request.param, tmp_path) as system:
+    with SYSTEMS[request.param].made(tmp_path) as system:
         yield system
 
 
-@pytest.fixture(params=BROWSABLE)
+@pytest.fixture(params=those(lambda kind: kind.has_directories))
 def browsable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
     """A system that knows directories."""
-    with made(request.param, tmp_path) as system:
+    with SYSTEMS[request.param].made(tmp_path) as system:
+        yield system
+
+
+@pytest.fixture(params=those(lambda kind: bool(kind.query or kind.user)))
+def secretive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
+    """A system whose URLs may hold secrets."""
+    with SYSTEMS[request.param].made(tmp_path) as system:
         yield system
 
 
@@ -147,6 +58,8 @@ def local(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_get_brings_the_same_bytes(system: System, local: Path, name: str) -> None:
+    if name not in system.names:
+        pytest.skip("no name that this system takes")
     content = os.urandom(10_000)
     url = system.plant(f"some dir/{name}", content)
     moved: list[int] = []
@@ -201,32 +114,28 @@ def test_stat(system: System) -> None:
 
 def test_version_changes_with_the_object(system: System) -> None:
     before = system.storage.stat(system.plant("object", b"1")).version
-    if isinstance(system, Http):
-        system.server.objects["/object"].version = 2
-    else:
-        system.plant("object", b"22")
+    system.plant("object", b"22")
     assert system.storage.stat(system.url("object")).version != before
 
 
-@pytest.mark.parametrize("kind", ["http"])
-def test_secrets_stay_out_of_errors(kind: str, tmp_path: Path, local: Path) -> None:
-    with made(kind, tmp_path) as system:
-        plain = system.url("missing")
-        url = plain.replace("://", "://user:hunter2@") + "?sig=hunter3&token=hunter4"
-        for act in (
-            lambda: system.storage.get(url, local / "got"),
-            lambda: system.storage.stat(url),
-            lambda: system.storage.check(url, writing=True),
-        ):
-            with pytest.raises(StorageError) as caught:
-                act()
-            assert "hunter" not in str(caught.value)
-            assert plain in str(caught.value)
+def test_secrets_stay_out_of_errors(secretive: System, local: Path) -> None:
+    plain = secretive.url("missing")
+    url = plain.replace("://", f"://{secretive.user}") + secretive.query
+    (local / "file").mkdir()
+    for act in (
+        lambda: secretive.storage.get(url, local / "got"),
+        lambda: secretive.storage.stat(url),
+        lambda: secretive.storage.put(local / "file", url),
+    ):
+        with pytest.raises(StorageError) as caught:
+            act()
+        assert "hunter" not in str(caught.value)
+        assert redact(plain) in str(caught.value) or str(local / "file") in str(caught.value)
 
 
 def test_list_names_everything(browsable: System) -> None:
     expected = set()
-    for name in NAMES:
+    for name in browsable.names:
         browsable.plant(f"top/{name}", name.encode())
         browsable.plant(f"top/below {name[:9]}/deeper/{name}", b"")
         expected.add(Entry(name, len(name.encode())))
@@ -240,7 +149,7 @@ def test_list_names_everything(browsable: System) -> None:
 
 
 def test_listed_entries_can_be_got_by_joining(browsable: System, local: Path) -> None:
-    for name in NAMES:
+    for name in browsable.names:
         browsable.plant(f"top/{name}", name.encode())
     top = browsable.url("top")
     for entry in browsable.storage.list(top):
@@ -268,6 +177,8 @@ def test_an_empty_directory_has_no_entries(browsable: System) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_put_writes_the_same_bytes(writable: System, local: Path, name: str) -> None:
+    if name not in writable.names:
+        pytest.skip("no name that this system takes")
     content = os.urandom(300_000)
     (local / "file").write_bytes(content)
     moved: list[int] = []
@@ -295,7 +206,8 @@ def test_a_stopped_put_leaves_what_was_there(writable: System, local: Path) -> N
     with pytest.raises(InterruptedByTest):
         writable.storage.put(local / "file", url, stop)
     assert writable.planted("dir/object") == b"before"
-    assert list(writable.storage.list(writable.url("dir"))) == [Entry("object", 6)]
+    if writable.has_directories:
+        assert list(writable.storage.list(writable.url("dir"))) == [Entry("object", 6)]
 
 
 def test_writing_is_admitted_or_refused(system: System, local: Path) -> None:

@@ -16,8 +16,10 @@ from tesazure.backends.local import LocalBackend, LocalConfig
 from tesazure.lifecycle import Policy
 from tesazure.model import TERMINAL, Executor, Resources, State, Task, TaskLog
 from tesazure.plan import GB, Defaults, limits, runtime_limit
+from tesazure.scheduler.granting import Grant, Granting, given
 from tesazure.scheduler.loop import Scheduler, SchedulerConfig
 from tesazure.scheduler.retention import Kept
+from tesazure.sealing import KEY_BYTES, Seal
 from tesazure.store.base import Store
 from tesazure.store.records import NewTask, Reservation, TaskRecord, Visibility
 from tesazure.store.sql_store import open_store
@@ -51,6 +53,8 @@ class Assembly:
         self.marks = directory / "marks"
         self.marks.mkdir(exist_ok=True)
         self.marks.chmod(0o777)
+        self.seal = Seal([bytes(KEY_BYTES)])
+        self.grant: Grant = given
 
     async def start(
         self,
@@ -79,9 +83,14 @@ class Assembly:
 
     def begin(self, scheduler: SchedulerConfig | None = None, store: Store | None = None) -> None:
         """Make a scheduler, on another store if one is given."""
+        store = store or self.store
         self.scheduler = Scheduler(
-            store or self.store, self.backend, scheduler or config(), self.name
+            store, self.backend, self.granting(store), scheduler or config(), self.name
         )
+
+    def granting(self, store: Store | None = None) -> Granting:
+        """What gives attempts their access, as this server does now."""
+        return Granting(store or self.store, self.seal, self.grant)
 
     async def restart(self, **changes: object) -> None:
         """Another scheduler in place of this one, with another configuration."""

@@ -88,9 +88,9 @@ class SpawnerProcess:
         reply: dict[str, Any] = json.loads(self.process.stdout.readline())
         return reply
 
-    def ask(self, directory: Path | str) -> dict[str, Any]:
+    def ask(self, directory: Path | str, **more: Any) -> dict[str, Any]:
         """Have an attempt begun; the reply."""
-        self._stdin.write(json.dumps({"directory": str(directory)}).encode() + b"\n")
+        self._stdin.write(json.dumps({"directory": str(directory), **more}).encode() + b"\n")
         self._stdin.flush()
         return self.read()
 

@@ -32,6 +32,7 @@ from tesazure.api.submission import Submission
 from tesazure.backends.base import Capabilities, Check
 from tesazure.errors import InvalidInput
 from tesazure.model import State
+from tesazure.sealing import KEY_BYTES, Seal
 from tesazure.settings import Settings
 from tesazure.storage.registry import Storages
 from tesazure.store.base import Store
@@ -91,6 +92,7 @@ def parts(store: Any, **given: Any) -> Parts:
         "store": cast(Store, store),
         "backend": Backend(),
         "urls": Storages([]),
+        "seal": Seal([bytes(KEY_BYTES)]),
         "pulse": None,
         "identity": "id",
         "created": 0.0,

@@ -9,7 +9,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import docker
@@ -18,16 +17,10 @@ import pytest
 from tesazure.backends.local_files import SETTLE_S
 from tesazure.model import Executor
 from tesazure.runner.engines.choose import make_engine
-from tests.service.runner_bench import RunnerBench, open_bench, wait_for_exit
+from tests.service.runner_bench import RunnerBench, wait_for_exit
 from tests.services.docker_engine import DockerEngine
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[RunnerBench]:
-    with open_bench() as bench:
-        yield bench
 
 
 def left_of(url: str, keys: list[str]) -> list[str]:

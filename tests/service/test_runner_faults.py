@@ -18,18 +18,11 @@ from tests.service.runner_bench import (
     executor,
     folded,
     lines,
-    open_bench,
     shell,
     wait_for_exit,
 )
 
 MB = 10**6
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[RunnerBench]:
-    with open_bench() as bench:
-        yield bench
 
 
 def test_a_vanished_engine_may_be_tried_again(bench: RunnerBench) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import secrets
 import signal
 import socket
 import subprocess
@@ -26,22 +25,9 @@ from tests.service.runner_bench import (
     executor,
     folded,
     lines,
-    open_bench,
     shell,
     wait_for_exit,
 )
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[RunnerBench]:
-    with open_bench() as bench:
-        yield bench
-
-
-@pytest.fixture
-def marker() -> str:
-    """An argument of `sleep` that no other process has."""
-    return f"1000{secrets.randbelow(10**9)}"
 
 
 def test_cancel_kills_the_container_and_says_canceled(bench: RunnerBench, marker: str) -> None:

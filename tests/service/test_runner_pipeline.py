@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,19 +17,12 @@ from tests.service.runner_bench import (
     executor,
     folded,
     lines,
-    open_bench,
     runtime,
     shell,
     wait_for_exit,
 )
 
 MB = 10**6
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[RunnerBench]:
-    with open_bench() as bench:
-        yield bench
 
 
 # -- order and outcome --------------------------------------------------------------------------
@@ -138,8 +129,7 @@ def test_a_child_that_runs_out_of_memory_fails_an_executor_that_fails(bench: Run
 # -- time limit ---------------------------------------------------------------------------------
 
 
-def test_the_time_limit_ends_the_task(bench: RunnerBench) -> None:
-    marker = f"1000{secrets.randbelow(10**9)}"
+def test_the_time_limit_ends_the_task(bench: RunnerBench, marker: str) -> None:
     found = bench.run(
         shell(f"echo begun; sleep {marker} & sleep {marker}"),
         executor("true"),

@@ -44,12 +44,6 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only as root is there
 NOBODY = 65534
 
 
-@pytest.fixture(scope="module")
-def bench() -> Iterator[RunnerBench]:
-    with open_bench() as bench:
-        yield bench
-
-
 @pytest.fixture
 def software() -> Iterator[Path]:
     """A directory of this machine's own software, which every sandbox shows."""

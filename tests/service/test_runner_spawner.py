@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
 import statistics
 import subprocess
@@ -107,8 +106,7 @@ def test_a_killed_spawner_leaves_its_runners_alone(bench: RunnerBench) -> None:
     assert ended(folded(attempt)).state is State.COMPLETE
 
 
-def test_a_runner_has_nothing_of_its_parents(bench: RunnerBench) -> None:
-    marker = f"1000{secrets.randbelow(10**9)}"
+def test_a_runner_has_nothing_of_its_parents(bench: RunnerBench, marker: str) -> None:
     attempt = bench.attempt(bench.plan(executor("sleep", marker)))
     pid = bench.begin(attempt)
     wait_for(lambda: bool(processes_with(marker)))

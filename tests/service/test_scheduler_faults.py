@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tesazure.access import Access
 from tesazure.backends.local import LocalBackend
 from tesazure.errors import BackendUnavailable, StoreUnavailable
 from tesazure.lifecycle import Handle, Observation
@@ -86,7 +87,7 @@ async def test_an_outage_of_the_store_is_survived(one: Assembly) -> None:
 async def test_an_outage_of_the_backend_changes_no_task(one: Assembly) -> None:
     await one.scheduler.stop()
     backend = Flaky(one.backend, BackendUnavailable("the node is away"))
-    one.scheduler = Scheduler(one.store, backend, config(), one.name)  # type: ignore[arg-type]
+    one.scheduler = Scheduler(one.store, backend, one.granting(), config(), one.name)  # type: ignore[arg-type]
     await one.scheduler.start()
     first = await one.submit(f"echo ran >> {MARKS}/r; sleep 0.3")
     await one.marked("r")
@@ -111,16 +112,16 @@ class Stubborn:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._behind, name)
 
-    async def submit(self, plan: Plan, key: str) -> Handle:
+    async def submit(self, plan: Plan, key: str, access: Access) -> Handle:
         if plan.task_id in self.refuses:
             raise RuntimeError("no idea what to do with this one")
-        return await self._behind.submit(plan, key)
+        return await self._behind.submit(plan, key, access)
 
 
 async def test_one_task_that_cannot_be_handled_holds_up_no_other(one: Assembly) -> None:
     await one.scheduler.stop()
     backend = Stubborn(one.backend)
-    one.scheduler = Scheduler(one.store, backend, config(), one.name)  # type: ignore[arg-type]
+    one.scheduler = Scheduler(one.store, backend, one.granting(), config(), one.name)  # type: ignore[arg-type]
     bad = await one.submit("true")
     backend.refuses.add(bad)
     await one.scheduler.start()
@@ -184,7 +185,7 @@ class Blind:
 async def test_what_needs_no_look_goes_on_while_nothing_can_be_looked_at(one: Assembly) -> None:
     await one.scheduler.stop()
     backend = Blind(one.backend)
-    one.scheduler = Scheduler(one.store, backend, config(), one.name)  # type: ignore[arg-type]
+    one.scheduler = Scheduler(one.store, backend, one.granting(), config(), one.name)  # type: ignore[arg-type]
     await one.scheduler.start()
     first = await one.submit(f"echo ran >> {MARKS}/f; sleep 0.3")
     await one.marked("f")
@@ -219,7 +220,7 @@ class Deaf:
 async def test_a_backend_that_tells_no_news_is_asked_again(one: Assembly) -> None:
     await one.scheduler.stop()
     backend = Deaf(one.backend)
-    one.scheduler = Scheduler(one.store, backend, config(), one.name)  # type: ignore[arg-type]
+    one.scheduler = Scheduler(one.store, backend, one.granting(), config(), one.name)  # type: ignore[arg-type]
     await one.scheduler.start()
     assert (await one.released(await one.submit("true"))).state is State.COMPLETE
     await eventually(lambda: backend.asked > 1)
@@ -311,9 +312,13 @@ async def test_attempts_that_no_task_knows_are_deleted_unless_they_run(one: Asse
     task = Task(
         executors=[Executor(image="unused", command=["sh", "-c", "sleep $T"], env={"T": "0"})]
     )
-    ended = await one.backend.submit(make_plan("gone", task, DEFAULTS, []), "gone-00000001")
+    ended = await one.backend.submit(
+        make_plan("gone", task, DEFAULTS, []), "gone-00000001", Access()
+    )
     task.executors[0].env = {"T": "4718"}
-    runs = await one.backend.submit(make_plan("lost", task, DEFAULTS, []), "lost-00000001")
+    runs = await one.backend.submit(
+        make_plan("lost", task, DEFAULTS, []), "lost-00000001", Access()
+    )
     known = await one.released(await one.submit("true"))
     key = "gone-00000001"
     while (await one.backend.observe({key: ended}))[key].report.ended is None:

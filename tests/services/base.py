@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 
 class Unavailable(Exception):
@@ -28,8 +28,10 @@ class Service(ABC):
 
     `root` should be short (it holds Unix sockets, whose paths are limited to 107 bytes) and
     is removed by `stop`. Another object made with the same `root`, in another process too,
-    may stop what this one started.
+    may stop what this one started. `name` is the kind's own.
     """
+
+    name: ClassVar[str]
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hashlib
 import random
+import re
 import select
 import socket
 import threading
@@ -37,6 +38,25 @@ FAULTS = (
     "change",
     "change_but_206",
 )
+"""What can go wrong with a GET."""
+
+PUT_FAULTS = (
+    "reset",
+    "cut",
+    "stall",
+    "delay",
+    "refuse_early",
+    "lose_answer",
+    "status_408",
+    "status_429",
+    "status_500",
+    "status_502",
+    "status_503",
+    "status_504",
+)
+"""What can go wrong with a PUT."""
+
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
 class Served:
@@ -45,7 +65,6 @@ class Served:
     def __init__(self, content: bytes) -> None:
         self.content = content
         self.version = 1
-        self.faults_in_a_row = 0
 
     @property
     def etag(self) -> str:
@@ -54,13 +73,15 @@ class Served:
 
 
 class FaultyHttp:
-    """Serves objects by GET and HEAD with Range and If-Range, on loopback, as a context manager.
+    """Serves objects by GET and HEAD with Range, If-Match and If-Range, and takes them by PUT with
+    Content-MD5, on loopback, as a context manager.
 
-    Each GET fails with `rate` probability in one of `faults`, but an object never more than
-    `in_a_row` times without serving it rightly once. Every whole response carries Repr-Digest,
-    without which no client can notice a wrong Content-Length. What was done wrong is counted in
-    `done`, what was asked for is kept in `requests` as (method, path, headers). `answers` are
-    functions for special paths. `stall_s` is the longest that a stalled response is held.
+    Each GET fails with `rate` probability in one of `faults`, each PUT in one of `put_faults`, but
+    an object never more than `in_a_row` times without being served rightly once. Every response to
+    a GET carries Repr-Digest, without which no client can notice a wrong Content-Length. What was
+    done wrong is counted in `done`, what was asked for is kept in `requests` as (method, path,
+    headers). `answers` are functions for special paths. `stall_s` is the longest that a stalled
+    response is held.
     """
 
     def __init__(
@@ -69,11 +90,13 @@ class FaultyHttp:
         *,
         rate: float = 0,
         faults: tuple[str, ...] = FAULTS,
+        put_faults: tuple[str, ...] = PUT_FAULTS,
         in_a_row: int = 4,
         stall_s: float = 10,
     ) -> None:
         self.rate = rate
         self.faults = faults
+        self.put_faults = put_faults
         self.in_a_row = in_a_row
         self.stall_s = stall_s
         self.seed = seed
@@ -84,6 +107,7 @@ class FaultyHttp:
         self.asked = threading.Event()
         self.lock = threading.Lock()
         self.closing = threading.Event()
+        self.in_a_row_of: Counter[str] = Counter()
         self._randoms: dict[str, random.Random] = {}
         self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.owner = self
@@ -110,26 +134,33 @@ class FaultyHttp:
         return f"http://127.0.0.1:{self.port}{path}"
 
     def add(self, path: str, content: bytes) -> str:
-        """Serve `content` at a path; its URL."""
-        self.objects[path] = Served(content)
+        """Serve `content` at a path, as a new version of what was there; its URL."""
+        with self.lock:
+            served = Served(content)
+            before = self.objects.get(path)
+            served.version += before.version if before else 0
+            self.objects[path] = served
         return self.url(path)
 
     def random_of(self, path: str) -> random.Random:
         """Chance for one path, the same in every run whatever the threads do."""
         return self._randoms.setdefault(path, random.Random(f"{self.seed} {path}"))
 
-    def next_fault(self, path: str, served: Served, ranged: bool) -> str:
-        """What is to go wrong with the next GET of an object; empty: nothing."""
+    def next_fault(self, path: str, method: str, ranged: bool) -> str:
+        """What is to go wrong with the next request for an object; empty: nothing."""
+        if method == "HEAD":
+            return ""
         with self.lock:
             chance = self.random_of(path)
-            fault = chance.choice(self.faults) if chance.random() < self.rate else ""
-            if fault in ("ignore_range", "wrong_range", "change_but_206") and not ranged:
+            faults = self.put_faults if method == "PUT" else self.faults
+            fault = chance.choice(faults) if chance.random() < self.rate else ""
+            if fault in ("wrong_range", "change_but_206") and not ranged:
                 fault = "cut"
-            if served.faults_in_a_row >= self.in_a_row:
+            if self.in_a_row_of[path] >= self.in_a_row:
                 fault = ""
-            served.faults_in_a_row = served.faults_in_a_row + 1 if fault else 0
+            self.in_a_row_of[path] = self.in_a_row_of[path] + 1 if fault else 0
             if fault:
-                self.done[fault] += 1
+                self.done[fault if method == "GET" else f"put_{fault}"] += 1
             return fault
 
 
@@ -159,6 +190,61 @@ class Handler(BaseHTTPRequestHandler):
         """Answer, in one of the ways that are wrong when it is time for one."""
         self._answer()
 
+    def do_PUT(self) -> None:
+        """Take an object, or fail to."""
+        owner = self.server.owner
+        path = unquote(urlsplit(self.path).path)
+        owner.requests.append((self.command, self.path, dict(self.headers.items())))
+        owner.asked.set()
+        if path in owner.answers:
+            owner.answers[path](self)
+            return
+        fault = owner.next_fault(path, "PUT", ranged=False)
+        length = int(self.headers.get("Content-Length", "0"))
+        if fault == "reset":
+            self.break_off()
+        elif fault == "stall":
+            self.wait_for_client(readable=False)
+        elif fault == "refuse_early":
+            self.close_connection = True
+            self.send_plain(503)
+        elif fault == "cut":
+            self.rfile.read(length // 2)
+            self.break_off()
+        else:
+            self._store(path, self.rfile.read(length), length, fault)
+
+    def do_POST(self) -> None:
+        """As PUT."""
+        self.do_PUT()
+
+    def do_PATCH(self) -> None:
+        """As PUT."""
+        self.do_PUT()
+
+    def do_DELETE(self) -> None:
+        """As PUT."""
+        self.do_PUT()
+
+    def _store(self, path: str, body: bytes, length: int, fault: str) -> None:
+        if len(body) != length:
+            self.close_connection = True
+            return
+        if fault.startswith("status_"):
+            self.send_plain(int(fault.removeprefix("status_")), {"Retry-After": "3600"})
+            return
+        if fault == "delay":
+            self.server.owner.closing.wait(0.02)
+        expected = self.headers.get("Content-MD5")
+        if expected != base64.b64encode(hashlib.md5(body).digest()).decode():
+            self.send_plain(400)
+            return
+        self.server.owner.add(path, body)
+        if fault == "lose_answer":
+            self.break_off()
+        else:
+            self.send_plain(201)
+
     def _answer(self) -> None:
         owner = self.server.owner
         path = unquote(urlsplit(self.path).path)
@@ -171,29 +257,29 @@ class Handler(BaseHTTPRequestHandler):
         if served is None:
             self.send_plain(404)
             return
-        ranged = "Range" in self.headers
-        fault = owner.next_fault(path, served, ranged) if self.command == "GET" else ""
+        fault = owner.next_fault(path, self.command, "Range" in self.headers)
         if fault.startswith("status_"):
             self.send_plain(int(fault.removeprefix("status_")), {"Retry-After": "3600"})
             return
         if fault == "reset":
             self.break_off()
             return
-        start = self._range_start(served)
+        asked = self._range(served)
         if fault == "change_but_206":
             self._change(path, served)
-        self._send_object(path, served, start, fault)
+        elif self.headers.get("If-Match", served.etag) != served.etag:
+            self.send_plain(412)
+            return
+        self._send_object(path, served, asked, fault)
         if fault == "change":
             self._change(path, served)
 
-    def _range_start(self, served: Served) -> int | None:
-        """First byte asked for, None for the whole object (RFC 9110, 13.1.5)."""
-        asked = self.headers.get("Range", "")
-        if not asked.startswith("bytes="):
+    def _range(self, served: Served) -> tuple[int, int | None] | None:
+        """The first byte asked for and the last, None for the whole object (RFC 9110, 13.1.5)."""
+        found = _RANGE.fullmatch(self.headers.get("Range", ""))
+        if not found or self.headers.get("If-Range", served.etag) != served.etag:
             return None
-        if self.headers.get("If-Range", served.etag) != served.etag:
-            return None
-        return int(asked.removeprefix("bytes=").partition("-")[0])
+        return int(found[1]), (int(found[2]) if found[2] else None)
 
     def _change(self, path: str, served: Served) -> None:
         owner = self.server.owner
@@ -202,17 +288,19 @@ class Handler(BaseHTTPRequestHandler):
             served.content = owner.random_of(path).randbytes(size)
             served.version += 1
 
-    def _send_object(self, path: str, served: Served, start: int | None, fault: str) -> None:
+    def _send_object(
+        self, path: str, served: Served, asked: tuple[int, int | None] | None, fault: str
+    ) -> None:
         content = served.content
         chance = self.server.owner.random_of(path)
-        if fault == "ignore_range":
-            start = None
-        if start is not None and fault == "wrong_range":
-            start = max(0, start - 1)
-        if start is not None and start >= len(content):
-            self.send_plain(416, {"Content-Range": f"bytes */{len(content)}"})
-            return
-        body = content if start is None else content[start:]
+        if asked is None or fault == "ignore_range":
+            start, body = None, content
+        else:
+            start = max(0, asked[0] - 1) if fault == "wrong_range" else asked[0]
+            if start >= len(content):
+                self.send_plain(416, {"Content-Range": f"bytes */{len(content)}"})
+                return
+            body = content[start : len(content) if asked[1] is None else asked[1] + 1]
         announced = len(body)
         if fault == "announce_less":
             announced = chance.randrange(len(body)) if body else 0
@@ -220,8 +308,8 @@ class Handler(BaseHTTPRequestHandler):
             announced += chance.randrange(1, 5000)
         self.send_response(200 if start is None else 206)
         if start is not None:
-            total = start + announced
-            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+            total = len(content) - len(body) + announced
+            self.send_header("Content-Range", f"bytes {start}-{start + announced - 1}/{total}")
         self.send_header("ETag", served.etag)
         checksum = base64.b64encode(hashlib.sha256(content).digest()).decode()
         self.send_header("Repr-Digest", f"sha-256=:{checksum}:")
@@ -246,7 +334,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wait_for_client()
         elif fault == "delay":
             self.write(part)
-            time.sleep(0.02)
+            self.server.owner.closing.wait(0.02)
             self.write(body[len(part) :])
         elif fault == "corrupt" and body:
             place = chance.randrange(len(body))
@@ -280,11 +368,11 @@ class Handler(BaseHTTPRequestHandler):
             with contextlib.suppress(OSError):
                 self.connection.shutdown(socket.SHUT_RDWR)
 
-    def wait_for_client(self) -> None:
-        """Send nothing more until the client goes away."""
+    def wait_for_client(self, readable: bool = True) -> None:
+        """Send nothing more until the client goes away. Not `readable`: it is not read, either."""
         self.close_connection = True
         deadline = time.monotonic() + self.server.owner.stall_s
         while time.monotonic() < deadline and not self.server.owner.closing.is_set():
-            readable, _, _ = select.select([self.connection], [], [], 0.05)
-            if readable:
+            if readable and select.select([self.connection], [], [], 0.05)[0]:
                 return
+            self.server.owner.closing.wait(0.05)

@@ -14,15 +14,26 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.services import base
+from tests.services.azurite import Azurite, AzuriteTls
 from tests.services.docker_engine import DockerEngine
 from tests.services.podman_service import PodmanService
 from tests.services.postgresql import PostgreSQL
+from tests.services.s3_server import S3Server
+from tests.services.sftp_server import SftpServer
 
 VARIABLE = "TESAZURE_TEST_SERVICES"
 PREFIX = "tesazure-test-"
-SHARED = (DockerEngine, PodmanService, PostgreSQL)
+SHARED: tuple[type[base.Service], ...] = (
+    Azurite,
+    AzuriteTls,
+    DockerEngine,
+    PodmanService,
+    PostgreSQL,
+    S3Server,
+    SftpServer,
+)
 
-Shared = TypeVar("Shared", DockerEngine, PodmanService, PostgreSQL)
+Shared = TypeVar("Shared", bound=base.Service)
 
 
 def open_session() -> None:

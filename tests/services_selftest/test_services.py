@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import ssl
 import subprocess
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import docker
 import psycopg
 import pytest
 
+from tests.conftest import refuse
 from tests.services import base, session
+from tests.services.azurite import Azurite, AzuriteTls
 from tests.services.docker_engine import DockerEngine
 from tests.services.podman_service import PodmanService
 from tests.services.postgresql import PostgreSQL
@@ -84,6 +89,22 @@ def test_postgresql_gives_each_test_a_database(postgresql: PostgreSQL, postgres_
     other = postgresql.create_database()
     assert other != postgres_url
     postgresql.drop_database(other)
+
+
+@pytest.mark.parametrize("kind", [Azurite, AzuriteTls])
+def test_azurite_checks_signatures_and_leaves_nothing(kind: type[Azurite], short_dir: Path) -> None:
+    try:
+        with kind(short_dir / kind.name) as own, own.container() as container:
+            context = ssl.create_default_context(cafile=own.endpoints.ca_bundle or None)
+            url = f"{own.endpoint}/{container}?restype=container&comp=list&"
+            with urllib.request.urlopen(url + own.container_sas(container), context=context) as a:
+                assert b"<Blobs/>" in a.read()
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(url + own.container_sas("another"), context=context)
+    except base.Unavailable as error:
+        refuse(str(error))
+    assert not own.root.exists()
+    assert not list(base.processes_naming(own.root))
 
 
 def test_a_refusal_is_remembered(monkeypatch: pytest.MonkeyPatch, short_dir: Path) -> None:

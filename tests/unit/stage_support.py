@@ -6,10 +6,11 @@ from pathlib import Path
 
 import msgspec
 
+from tesazure.access import Access
 from tesazure.model import Executor, FileType, Input, Output, Task
 from tesazure.plan import SHARED_GLOBAL, Defaults, Plan, make_plan
 from tesazure.runner.engines.base import Mount
-from tesazure.runner.stage import stage_in, stage_out
+from tesazure.runner.stage import Calls, stage_in, stage_out
 from tesazure.runner.tree import Tree, prepare
 from tesazure.storage.registry import Storages
 
@@ -34,6 +35,8 @@ class Attempt:
         self.common.mkdir()
         self.tree = Tree(self.root, (Mount(self.common, SHARED_GLOBAL),))
         self.storages = Storages([self.data])
+        self.access = Access()
+        self.calls = Calls(self.say, self.type, self.upload)
         self.said: list[tuple[str, str]] = []
         self.uploaded: list[tuple[str, str, int]] = []
         self.typed: list[tuple[str, int, FileType]] = []
@@ -43,7 +46,7 @@ class Attempt:
         plan = plan_of(list(inputs))
         prepare(self.tree, plan)
         try:
-            stage_in(plan, self.tree, self.storages, self.say, self.type)
+            stage_in(plan, self.access, self.tree, self.storages, self.calls)
         finally:
             self.storages.close()
 
@@ -54,7 +57,7 @@ class Attempt:
             for i, upload in enumerate(plan.uploads):
                 plan.uploads[i] = msgspec.structs.replace(upload, required=False)
         self.root.mkdir(exist_ok=True)
-        stage_out(plan, self.tree, self.storages, self.say, self.upload, self.type, succeeded)
+        stage_out(plan, self.access, self.tree, self.storages, self.calls, succeeded=succeeded)
 
     def say(self, level: str, message: str) -> None:
         self.said.append((level, message))

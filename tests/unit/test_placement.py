@@ -211,8 +211,9 @@ def test_what_does_not_fit_now_waits_and_holds_up_no_other() -> None:
     assert waits_for(need(1, 1, 50), IDLE, room) == "50 GB of disk; 20 of 20 are free"
 
 
-def test_short_of_disk_is_what_waits_for_disk_alone() -> None:
+def test_short_of_disk_is_what_waits_for_disk_whatever_else_it_lacks() -> None:
     room = Capacity(4, 8 * GB, 20 * GB)
     assert short_of_disk(need(1, 1, 15), need(1, 1, 10), room)
     assert not short_of_disk(need(1, 1, 10), need(1, 1, 10), room)
-    assert not short_of_disk(need(9, 1, 15), need(1, 1, 10), room)
+    assert short_of_disk(need(9, 1, 15), need(1, 1, 10), room)
+    assert not short_of_disk(need(9, 1, 10), need(1, 1, 10), room)

@@ -136,8 +136,8 @@ def test_what_the_type_says_must_be_so(attempt: Attempt) -> None:
         attempt.stage_in(Input(path="/a", url=f"{attempt.data}/file", type=FileType.DIRECTORY))
     with pytest.raises(UnsupportedUrl, match=r"inputs\[0\] \(/a\): http://h/x/: a directory"):
         attempt.stage_in(Input(path="/a", url="http://h/x/", type=FileType.DIRECTORY))
-    with pytest.raises(UnsupportedUrl, match=r"inputs\[0\] \(/a\): s3://b/x: no storage system"):
-        attempt.stage_in(Input(path="/a", url="s3://b/x"))
+    with pytest.raises(UnsupportedUrl, match=r"inputs\[0\] \(/a\): irods://b/x: no storage system"):
+        attempt.stage_in(Input(path="/a", url="irods://b/x"))
 
 
 def test_a_link_made_after_submission_is_refused(attempt: Attempt) -> None:

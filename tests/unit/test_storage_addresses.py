@@ -6,14 +6,12 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpcore
-import httpx
 import pytest
 
 from tesazure.errors import PermissionDenied
 from tesazure.storage.addresses import refusal
-from tesazure.storage.guard import GuardedTransport
-from tesazure.storage.http import HttpStorage, Patience
+from tesazure.storage.http import HttpStorage
+from tesazure.storage.transport import Patience, Transport
 from tests.services.faulty_http import FaultyHttp, Handler
 
 METADATA = (
@@ -30,6 +28,8 @@ METADATA = (
     "2002:a9fe:a9fe::1",
 )
 
+METADATA_NAMED = ("169.254.169.254", "fe80::1,169.254.169.254", "::ffff:169.254.169.254")
+
 
 @pytest.fixture
 def server() -> Iterator[FaultyHttp]:
@@ -39,7 +39,19 @@ def server() -> Iterator[FaultyHttp]:
 
 @pytest.fixture
 def storage() -> Iterator[HttpStorage]:
-    made = HttpStorage(patience=Patience(attempts=2, pause_s=0.01, connect_s=2))
+    with opened() as transport:
+        yield HttpStorage(transport)
+
+
+@contextlib.contextmanager
+def opened(
+    *,
+    allow_private: bool = True,
+    trusted: tuple[str, ...] = (),
+    names: dict[str, str] | None = None,
+) -> Iterator[Transport]:
+    patience = Patience(attempts=2, pause_s=0.01, connect_s=2)
+    made = Transport(allow_private=allow_private, trusted=trusted, names=names, patience=patience)
     with contextlib.closing(made):
         yield made
 
@@ -82,54 +94,85 @@ def test_a_redirect_is_checked_too(
     assert len(server.requests) == 1
 
 
-def test_private_addresses_may_be_forbidden(server: FaultyHttp, tmp_path: Path) -> None:
-    storage = HttpStorage(allow_private=False)
-    with contextlib.closing(storage), pytest.raises(PermissionDenied, match="private"):
-        storage.get(server.add("/object", b"x"), tmp_path / "got")
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "data.example"])
+def test_private_addresses_may_be_forbidden(server: FaultyHttp, tmp_path: Path, host: str) -> None:
+    url = server.add("/object", b"x").replace("127.0.0.1", host)
+    names = {f"data.example:{server.port}": "127.0.0.1"}
+    with (
+        opened(allow_private=False, names=names) as transport,
+        pytest.raises(PermissionDenied, match="private"),
+    ):
+        HttpStorage(transport).get(url, tmp_path / "got")
     assert server.requests == []
 
 
-class Names:
-    """A name server whose answers change, as in DNS rebinding."""
-
-    def __init__(self, *answers: list[str]) -> None:
-        self.answers = list(answers)
-        self.asked = 0
-
-    def __call__(self, host: str, port: int) -> list[str]:
-        self.asked += 1
-        if not self.answers:
-            raise httpcore.ConnectError(f"cannot resolve {host}")
-        return self.answers.pop(0)
-
-
-def client_with(names: Names) -> httpx.Client:
-    return httpx.Client(
-        transport=GuardedTransport(allow_private=True, resolve=names), trust_env=False
-    )
+def test_a_configured_endpoint_may_be_private(server: FaultyHttp, tmp_path: Path) -> None:
+    """It alone: neither another port of the same host, nor where it redirects to."""
+    with FaultyHttp() as other:
+        server.answers["/there"] = redirect_to(other.add("/object", b"x"))
+        with opened(allow_private=False, trusted=(f"127.0.0.1:{server.port}",)) as transport:
+            storage = HttpStorage(transport)
+            url = server.add("/object", b"x")
+            storage.check(url, writing=False)
+            assert storage.get(url, tmp_path / "got") == 1
+            for denied in (server.url("/there"), other.url("/object")):
+                with pytest.raises(PermissionDenied, match="private"):
+                    storage.get(denied, tmp_path / "got")
+        assert other.requests == []
 
 
-def test_a_name_that_leads_to_a_refused_address(server: FaultyHttp) -> None:
-    names = Names(["127.0.0.1", "169.254.169.254"])
-    with client_with(names) as client, pytest.raises(PermissionDenied, match=r"data\.example"):
-        client.get(f"http://data.example:{server.port}/object")
+def test_no_endpoint_may_be_a_metadata_service(tmp_path: Path) -> None:
+    with (
+        opened(trusted=("169.254.169.254:80",)) as transport,
+        pytest.raises(PermissionDenied, match="metadata"),
+    ):
+        HttpStorage(transport).get("http://169.254.169.254/latest", tmp_path / "got")
+
+
+@pytest.mark.parametrize("addresses", METADATA_NAMED)
+def test_a_name_that_leads_to_a_refused_address(
+    server: FaultyHttp, tmp_path: Path, addresses: str
+) -> None:
+    names = {f"data.example:{server.port}": addresses}
+    with (
+        opened(names=names) as transport,
+        pytest.raises(PermissionDenied, match=r"data\.example: .* metadata"),
+    ):
+        HttpStorage(transport).get(f"http://data.example:{server.port}/object", tmp_path / "got")
     assert server.requests == []
 
 
-def test_the_checked_address_is_the_one_connected_to(server: FaultyHttp) -> None:
+def test_a_redirect_to_a_name_that_leads_to_a_refused_address(
+    server: FaultyHttp, tmp_path: Path
+) -> None:
+    server.answers["/there"] = redirect_to("http://data.example/latest")
+    with (
+        opened(names={"data.example:80": "169.254.169.254"}) as transport,
+        pytest.raises(PermissionDenied, match=r"/there: data\.example: 169\.254"),
+    ):
+        HttpStorage(transport).get(server.url("/there"), tmp_path / "got")
+
+
+def test_the_next_address_is_tried(server: FaultyHttp, tmp_path: Path) -> None:
     server.add("/object", b"x")
-    names = Names(["127.0.0.1"], ["169.254.169.254"])
-    with client_with(names) as client:
-        assert client.get(f"http://data.example:{server.port}/object").content == b"x"
-    assert names.asked == 1
+    names = {f"data.example:{server.port}": "127.255.255.254,169.254.169.254,127.0.0.1"}
+    with opened(names=names) as transport:
+        url = f"http://data.example:{server.port}/object"
+        assert HttpStorage(transport).get(url, tmp_path / "got") == 1
     (_, _, headers) = server.requests[0]
     assert headers["Host"] == f"data.example:{server.port}"
 
 
-def test_the_next_address_is_tried(server: FaultyHttp) -> None:
-    server.add("/object", b"x")
-    with client_with(Names(["127.255.255.254", "::1", "127.0.0.1"])) as client:
-        assert client.get(f"http://data.example:{server.port}/object").content == b"x"
+def test_secrets_are_not_sent_to_where_a_redirect_leads(server: FaultyHttp, tmp_path: Path) -> None:
+    with FaultyHttp() as other, opened() as transport:
+        for there in (other, server):
+            server.answers["/there"] = redirect_to(there.add("/object", b"x"))
+            sent = {"Authorization": "Bearer hunter2", "X-Token": "hunter3", "Range": "bytes=0-9"}
+            url = server.url("/there").replace("://", "://user:hunter4@")
+            transport.ask("GET", url, headers=sent)
+            _, _, headers = there.requests[-1]
+            assert headers["Range"] == "bytes=0-9"
+            assert ("hunter" in str(headers)) is (there is server)
 
 
 def redirect_to(location: str) -> Callable[[Handler], None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tesazure.access import Endpoints
 from tesazure.errors import PermissionDenied, UnsupportedUrl
 from tesazure.storage.file import FileStorage
 from tesazure.storage.http import HttpStorage
@@ -18,13 +19,70 @@ from tesazure.storage.registry import Storages
 def test_each_scheme_has_one_system(tmp_path: Path) -> None:
     storages = Storages([tmp_path])
     assert isinstance(storages.for_url("/a"), FileStorage)
-    assert storages.for_url("file:///a") is not None
+    assert storages.for_url("file:///a") is storages.for_url("/b")
     assert isinstance(storages.for_url("HTTPS://h/a"), HttpStorage)
     assert storages.for_url("http://h/a") is storages.for_url("https://h/b")
-    assert storages.schemes() == [tmp_path.as_uri(), "http://", "https://"]
+    expected = {
+        "https://account.blob.core.windows.net/container/name?sig=x": "BlobStorage",
+        "https://account.blob.core.chinacloudapi.cn/container/name": "BlobStorage",
+        "https://account.file.core.windows.net/share/name": "AzureFilesStorage",
+        "https://account.blob.core.windows.net.example.org/container/name": "HttpStorage",
+        "s3://bucket/key": "S3Storage",
+        "gs://bucket/key": "GcsStorage",
+        "ftp://h/a": "FtpStorage",
+        "sftp://h/a": "SftpStorage",
+        "drs://h/a": "DrsStorage",
+    }
+    assert {url: type(storages.for_url(url)).__name__ for url in expected} == expected
+    storages.close()
+    storages.close()
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/key", "ftp://h/a", "C:\\data"])
+def test_schemes_are_listed_for_service_info(tmp_path: Path) -> None:
+    """All but az://, which means nothing without an account."""
+    always = ["http://", "https://", "s3://", "gs://", "ftp://", "sftp://", "drs://"]
+    assert Storages([tmp_path]).schemes() == [tmp_path.as_uri(), *always]
+    endpoints = Endpoints(blob="http://127.0.0.1:10000/account")
+    listed = Storages([], endpoints=endpoints).schemes()
+    assert listed == ["http://", "https://", "az://", *always[2:]]
+
+
+def test_schemes_whose_packages_are_not_installed_are_not_listed(tmp_path: Path) -> None:
+    """Python without site-packages but for what the package itself cannot do without."""
+    import msgspec
+
+    import tesazure
+
+    for package in (msgspec, tesazure):
+        place = Path(package.__file__ or "").parent
+        (tmp_path / place.name).symlink_to(place)
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r});"
+        "from tesazure.storage.registry import Storages; print(*Storages([]).schemes())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.split(), done.stderr) == (["http://", "https://", "ftp://", "drs://"], "")
+
+
+def test_configured_endpoints_are_azures_and_may_be_private() -> None:
+    endpoints = Endpoints(
+        blob="http://10.1.2.3:10000/account", file="http://10.1.2.3:10004/account", s3="http://m:9"
+    )
+    storages = Storages([], endpoints=endpoints, allow_private=False)
+    for url, name in (
+        ("http://10.1.2.3:10000/account/container/name", "BlobStorage"),
+        ("http://10.1.2.3:10004/account/share/name", "AzureFilesStorage"),
+        ("az://container/name", "BlobStorage"),
+    ):
+        assert type(storages.for_url(url)).__name__ == name
+        storages.check_input(url)
+    with pytest.raises(PermissionDenied, match="private"):
+        storages.check_input("http://10.1.2.3:10001/account/container/name")
+
+
+@pytest.mark.parametrize("url", ["gopher://h/a", "C:\\data"])
 def test_an_unknown_scheme_is_told_what_there_is(tmp_path: Path, url: str) -> None:
     storages = Storages([tmp_path])
     for check in (storages.check_input, storages.check_output):
@@ -102,15 +160,30 @@ def test_metadata_services_are_refused_at_submission(tmp_path: Path) -> None:
         Storages([], allow_private=False).check_input("http://10.0.0.1/x")
 
 
-def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
-    code = (
-        "import sys; from pathlib import Path; from tesazure.storage.registry import Storages;"
-        "s = Storages([Path('/tmp')]); s.check_input('/tmp/x'); s.check_input('https://h/x');"
-        "import tesazure.runner.stage;"
-        "heavy = {'httpx', 'httpcore', 'asyncio', 'http.client'} & sys.modules.keys();"
-        "sys.exit(', '.join(heavy) or 0)"
-    )
+HEAVY = (
+    "heavy = {'httpx', 'httpcore', 'asyncio', 'http.client', 'pycurl', 'ssl', 'botocore', 'azure',"
+    " 'google.auth', 'paramiko', 'cryptography'} & sys.modules.keys();"
+    "sys.exit(', '.join(heavy) or 0)"
+)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys, tesazure.runner.run;",
+        (
+            "import sys; from tesazure.storage.registry import Storages; s = Storages(['/tmp']);"
+            "s.check_input('/tmp/x'); s.for_url('https://a.blob.core.windows.net/container/x');"
+            "s.check_input('https://h/x'); s.schemes();"
+        ),
+    ],
+)
+def test_nothing_heavy_is_imported_before_it_is_needed(code: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code + HEAVY],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")

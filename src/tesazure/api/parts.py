@@ -9,6 +9,7 @@ from typing import Protocol
 
 from tesazure.backends.base import Backend
 from tesazure.plan import Defaults
+from tesazure.sealing import Seal
 from tesazure.settings import Settings
 from tesazure.store.base import Store
 from tesazure.store.records import Visibility
@@ -69,6 +70,8 @@ class Parts:
     store: Store
     backend: Backend
     urls: UrlCheck
+    seal: Seal
+    """Seals what is secret in the URLs of a task that is to be stored."""
     pulse: Pulse | None
     identity: str
     """A random word that the database keeps: page tokens are good for this installation alone."""

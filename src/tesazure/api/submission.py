@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -13,8 +13,9 @@ from tesazure.api.errors import RETRY_AFTER_S, HttpError
 from tesazure.api.ids import new_task_id
 from tesazure.api.parts import Parts
 from tesazure.errors import FieldError, InvalidInput, StorageError
-from tesazure.model import Task
+from tesazure.model import Input, Output, Task
 from tesazure.plan import limits, runtime_limit
+from tesazure.secrecy import HIDDEN, cut, is_hidden
 from tesazure.settings import LONGEST_RUNTIME_S
 from tesazure.store.records import NewTask, Reservation
 from tesazure.validate import parse_task
@@ -39,6 +40,7 @@ class Submission:
         self._urls = parts.urls
         self._defaults = parts.defaults
         self._clock = parts.clock
+        self._seal = parts.seal
         self._parameters = {
             key.lower(): key for key in parts.backend.capabilities.backend_parameters
         }
@@ -63,11 +65,14 @@ class Submission:
     def _new(self, task: Task, notes: list[str], errors: list[FieldError]) -> NewTask:
         now = self._clock()
         errors += self._take_parameters(task, notes)
+        errors += _hidden_errors(task)
         if errors:
             raise InvalidInput(errors)
         asked = limits(task, self._defaults)
+        task_id = new_task_id(now)
+        whole = cut(task)
         return NewTask(
-            id=new_task_id(now),
+            id=task_id,
             document=_encode(task),
             name=task.name or "",
             owner=None,
@@ -78,6 +83,7 @@ class Submission:
             max_runtime_s=runtime_limit(task, self._defaults),
             notes=_bounded(notes),
             created=now,
+            sealed=self._seal.close(task_id, whole) if whole else None,
         )
 
     async def _look_patiently(self, task: Task) -> list[FieldError]:
@@ -145,6 +151,17 @@ def _urls(task: Task) -> Iterator[str]:
             yield item.url
     for output in task.outputs or ():
         yield output.url
+
+
+def _hidden_errors(task: Task) -> Iterator[FieldError]:
+    """A task as it was shown, sent again, lacks the secrets that were cut out of its URLs."""
+    urls: list[tuple[str, Sequence[Input | Output]]]
+    urls = [("inputs", task.inputs or ()), ("outputs", task.outputs or ())]
+    for field, items in urls:
+        for index, item in enumerate(items):
+            if item.url and is_hidden(item.url):
+                text = f"has {HIDDEN} where a secret was cut out; give the whole URL"
+                yield FieldError(f"{field}[{index}].url", text)
 
 
 def _value_errors(here: str, name: str, value: str) -> list[FieldError]:

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from tesazure.access import Access
 from tesazure.lifecycle import Handle, Observation
 from tesazure.plan import Plan
 
@@ -93,9 +94,10 @@ class Backend(Protocol):
         None when the backend queues by itself."""
         ...
 
-    async def submit(self, plan: Plan, key: str) -> Handle:
+    async def submit(self, plan: Plan, key: str, access: Access) -> Handle:
         """Start the attempt `key`. Idempotent on `key`: a second call starts nothing and returns
-        a handle to what the first one started. Raises Unplaceable, BackendUnavailable."""
+        a handle to what the first one started. `access` is for the attempt alone: it is neither
+        kept nor logged, and not part of the handle. Raises Unplaceable, BackendUnavailable."""
         ...
 
     async def find(self, key: str) -> Handle | None:

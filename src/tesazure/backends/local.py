@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from tesazure.access import Access, Endpoints
 from tesazure.backends import local_machine
 from tesazure.backends.base import Capabilities, Capacity, Check, LogChunk, Stream
 from tesazure.backends.local_files import (
@@ -87,6 +88,10 @@ class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Directory that all tasks see as /tes-wd/shared-global; empty: one in the data directory."""
     allow_private: bool = True
     """Whether URLs may lead to private network addresses."""
+    endpoints: Endpoints = Endpoints()
+    """Where the storage systems are."""
+    cache_bytes: int = 0
+    """For inputs that tasks have in common; 0: each task gets its own."""
     network: bool = True
     tail_bytes: int = 65536
     environment: dict[str, str] | None = None
@@ -248,7 +253,7 @@ class LocalBackend:
 
     # -- attempts -------------------------------------------------------------------------------
 
-    async def submit(self, plan: Plan, key: str) -> Handle:
+    async def submit(self, plan: Plan, key: str, access: Access) -> Handle:
         """Make the attempt's directory, unless there is one, and have a runner begin in it. Two
         runners are no harm: one directory is begun once."""
         try:
@@ -257,7 +262,7 @@ class LocalBackend:
             raise BackendUnavailable(f"the attempt's directory cannot be made: {error}") from error
         if not attempt.report.exists():
             self._submitted[key] = time.monotonic()
-            await self._spawner.spawn(attempt.path)
+            await self._spawner.spawn(attempt.path, access)
         return self._handle(attempt)
 
     def _begin(self, plan: Plan, key: str) -> AttemptDir:
@@ -269,6 +274,9 @@ class LocalBackend:
             shared_global=str(self._shared),
             hidden=self.data_dirs(),
             allow_private=self._config.allow_private,
+            endpoints=self._config.endpoints,
+            cache_dir=str(self._config.data_dir.absolute() / "input-cache"),
+            cache_bytes=self._config.cache_bytes,
             network=self._config.network,
             tail_bytes=self._config.tail_bytes,
             notify=self._wakeup.address,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from tesazure.access import Access
 from tesazure.errors import BackendUnavailable
 from tesazure.runner.spawner import Reply, Request
 
@@ -65,7 +66,7 @@ class Spawner:
             await process.wait()
         await reader
 
-    async def spawn(self, directory: Path) -> None:
+    async def spawn(self, directory: Path, access: Access) -> None:
         """Have a runner begin the attempt in `directory`, unless one has: returns when it has.
         Raises BackendUnavailable when none did."""
         await self.start(self._engine)
@@ -74,7 +75,7 @@ class Spawner:
             raise BackendUnavailable("the process that starts runners is being stopped")
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._asked.append(reply)
-        process.stdin.write(msgspec.json.encode(Request(str(directory))) + b"\n")
+        process.stdin.write(msgspec.json.encode(Request(str(directory), access)) + b"\n")
         try:
             async with asyncio.timeout(REPLY_S):
                 said = await reply

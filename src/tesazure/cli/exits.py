@@ -14,19 +14,27 @@ class Code(IntEnum):
     UNREACHABLE = 3
     NOT_FOUND = 4
     REFUSED = 5
+    DENIED = 6
+    FULL = 7
     TIMED_OUT = 124
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 MEANINGS: dict[Code, str] = {
     Code.OK: "done; with `wait` and `run --wait`: every task is COMPLETE",
-    Code.NOT_COMPLETE: "a task ended in another state than COMPLETE, or `doctor` found a fault",
+    Code.NOT_COMPLETE: "a task ended in another state than COMPLETE, `doctor` found a fault, or a"
+    " transfer failed in a way that has no code here",
     Code.USAGE: "the command line, a setting or a file given is wrong",
-    Code.UNREACHABLE: "no server answers, or `serve` cannot have its port, data or database",
-    Code.NOT_FOUND: "no such task, executor or stream",
+    Code.UNREACHABLE: "no server answers, or `serve` cannot have its port, data or database;"
+    " `transfer`: storage does not answer, after all retries",
+    Code.NOT_FOUND: "no such task, executor or stream; `transfer`: nothing is at the URL or path",
     Code.REFUSED: "the server refused the request; what is wrong is printed field by field",
+    Code.DENIED: "`transfer`: permission denied, by storage or by this machine",
+    Code.FULL: "`transfer`: the disk is full",
     Code.TIMED_OUT: "`wait --timeout` ran out; the tasks go on",
-    Code.INTERRUPTED: "interrupted with Ctrl-C; tasks go on",
+    Code.INTERRUPTED: "interrupted with Ctrl-C; tasks go on, transfers leave no half file",
+    Code.TERMINATED: "`transfer`: ended by SIGTERM, as by Ctrl-C",
 }
 """One line for each code; the documentation prints this table."""
 

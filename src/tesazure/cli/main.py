@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tesazure.cli import transfer
 from tesazure.cli.exits import MEANINGS, Code, Failure
 from tesazure.errors import ConfigurationError, TesazureError
 
@@ -333,6 +334,9 @@ def service_info(context: typer.Context, as_json: AsJson = False) -> None:
     from tesazure.cli import tasks
 
     tasks.service_info(_client(context), as_json)
+
+
+app.add_typer(transfer.app, name="transfer")
 
 
 @app.command()

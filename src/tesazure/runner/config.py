@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from tesazure.access import Endpoints
+
 
 class NodeConfig(msgspec.Struct, omit_defaults=True, frozen=True):
     """The node's side of an attempt; the task's side is the Plan."""
@@ -23,7 +25,13 @@ class NodeConfig(msgspec.Struct, omit_defaults=True, frozen=True):
     whatever `allow_dirs` says."""
     allow_private: bool = True
     """Whether URLs may lead to private network addresses."""
+    endpoints: Endpoints = Endpoints()
     network: bool = True
+    cache_dir: str = ""
+    """Where inputs that attempts have in common are kept; see `runner.input_cache`. No task may see
+    it, so it lies below one of `hidden`."""
+    cache_bytes: int = 0
+    """How large that may become; 0: nothing is kept."""
     tail_bytes: int = 65536
     notify: str = ""
     """Path of a Unix datagram socket that gets an empty datagram after each event; best effort."""

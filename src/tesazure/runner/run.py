@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ from typing import Literal
 
 import msgspec
 
+from tesazure.access import Access
 from tesazure.errors import StorageError, TesazureError
 from tesazure.model import FileType, State
 from tesazure.plan import GB, SHARED_GLOBAL, Plan, contains
@@ -28,6 +30,7 @@ from tesazure.runner.interrupt import Interrupted, Interruption
 from tesazure.runner.journal import Journal, now
 from tesazure.runner.streams import StdinError, Stream, open_streams, opened_stdin
 from tesazure.runner.tree import Tree, prepare
+from tesazure.secrecy import Censor, censor_of
 from tesazure.storage.local import FULL
 from tesazure.storage.registry import Storages
 
@@ -37,15 +40,17 @@ Begun = Literal["running", "ran"]
 _plans = msgspec.json.Decoder(Plan)
 _nodes = msgspec.json.Decoder(NodeConfig)
 
+_NONE = Access()
+
 OUT_OF_MEMORY = 137
 """128 + SIGKILL: the exit code of a command that exceeded its memory."""
 
 
-def run_attempt(directory: AttemptDir) -> None:
+def run_attempt(directory: AttemptDir, access: Access = _NONE) -> None:
     """Run the attempt to its end, unless another runner has begun it: then do nothing."""
     attempt = begin(directory)
     if isinstance(attempt, Attempt):
-        attempt.run()
+        attempt.run(access)
 
 
 def begin(directory: AttemptDir) -> Attempt | Begun:
@@ -74,13 +79,17 @@ class Attempt:
         self._journal = journal
         self._lock = lock
         self._tree = Tree(directory.root)
+        self._access = _NONE
+        self._censor = Censor()
+        self._calls = stage.Calls(self._say, self._typed, self._uploaded)
         self._spent: dict[str, float] = {}
         self._limit_s = 0.0
         self._interruption = Interruption(self._leave)
         journal.write(Started(time=now(), pid=os.getpid(), host=os.uname().nodename))
 
-    def run(self) -> None:
+    def run(self, access: Access) -> None:
         """Everything, to the last event. Raises OSError only when that cannot be written."""
+        self._access, self._censor = access, censor_of(access)
         ended = self._outcome()
         if ended.reason:
             level = "info" if ended.state is State.CANCELED else "error"
@@ -101,27 +110,33 @@ class Attempt:
         except Interrupted:
             return self._interrupted()
         except Exception as error:
-            _log()
+            self._log()
             if self._interruption.cause is not None:
                 return self._interrupted()  # what failed did so because it was interrupted
             retryable = isinstance(error, TesazureError) and error.retryable
-            return _system_error(self._explain(error), retryable=retryable)
+            return _system_error(self._censor(self._explain(error)), retryable=retryable)
 
     def _pipeline(self) -> Ended:
         plan = _plans.decode(self._directory.plan.read_bytes())
         node = _nodes.decode(self._directory.node.read_bytes())
         self._limit_s = plan.max_runtime_s
         self._journal.notify(node.notify)
-        for note in plan.notes:
+        for note in (*plan.notes, *self._access.notes):
             self._journal.say("warning", note)
         engine = make_engine(node.engine, node.engine_host, node.hidden)
         self._journal.write(Noted(time=now(), metadata={"engine": engine.name}))
-        storages = Storages(node.allow_dirs, node.hidden, allow_private=node.allow_private)
+        storages = Storages(
+            node.allow_dirs,
+            node.hidden,
+            allow_private=node.allow_private,
+            endpoints=node.endpoints,
+            access=self._access,
+        )
 
         self._tree = Tree(self._directory.root, _mounts(node))
         prepare(self._tree, plan)
         self._interruption.limit(plan.max_runtime_s)
-        self._stage_in(plan, storages)
+        self._stage_in(plan, node, storages)
         failure = self._run_steps(plan, node, engine)
         self._interruption.lift()
         self._stage_out(plan, storages, failure)
@@ -129,9 +144,14 @@ class Attempt:
             return Ended(time=now(), state=State.EXECUTOR_ERROR, reason=failure)
         return Ended(time=now(), state=State.COMPLETE)
 
-    def _stage_in(self, plan: Plan, storages: Storages) -> None:
+    def _stage_in(self, plan: Plan, node: NodeConfig, storages: Storages) -> None:
+        cache = None
+        if node.cache_bytes:
+            from tesazure.runner.input_cache import InputCache
+
+            cache = InputCache(Path(node.cache_dir), node.cache_bytes)
         with self._timed("stage_in_s"):
-            stage.stage_in(plan, self._tree, storages, self._journal.say, self._typed)
+            stage.stage_in(plan, self._access, self._tree, storages, self._calls, cache)
 
     def _run_steps(self, plan: Plan, node: NodeConfig, engine: Engine) -> str:
         """Run the executors in order; why they failed, or nothing."""
@@ -139,7 +159,7 @@ class Attempt:
         for index, step in enumerate(plan.steps):
             if step.image not in prepared:
                 with self._timed("pull_s"):
-                    engine.prepare(step.image, self._journal.say)
+                    engine.prepare(step.image, self._say)
                 prepared.add(step.image)
             with self._timed("run_s"):
                 failure = self._run_step(index, plan, node, engine)
@@ -202,7 +222,7 @@ class Attempt:
                 engine.kill()
 
         with self._interruption.killing(engine.kill):
-            exit_ = engine.run(container, on_start, self._journal.say)
+            exit_ = engine.run(container, on_start, self._say)
         if not started:
             on_start()
         return exit_
@@ -229,16 +249,14 @@ class Attempt:
 
     def _stage_out(self, plan: Plan, storages: Storages, failure: str) -> None:
         """Collect the outputs, also after an executor failed: then the failure stays the reason."""
-        tree, say = self._tree, self._journal.say
+        tree, access, succeeded = self._tree, self._access, not failure
         with self._timed("stage_out_s"):
             try:
-                stage.stage_out(
-                    plan, tree, storages, say, self._uploaded, self._typed, succeeded=not failure
-                )
+                stage.stage_out(plan, access, tree, storages, self._calls, succeeded=succeeded)
             except StorageError as error:
-                if not failure:
+                if succeeded:
                     raise
-                say("error", f"not all outputs were collected: {error}")
+                self._say("error", f"not all outputs were collected: {error}")
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, TesazureError):
@@ -267,6 +285,15 @@ class Attempt:
         """The attempt was interrupted and does not come to its end: end it here and now."""
         self._journal.end(self._interrupted())
         os._exit(1)
+
+    def _say(self, level: str, message: str) -> None:
+        self._journal.say(level, self._censor(message))
+
+    def _log(self) -> None:
+        """The exception being handled, with its traceback, for the operator: into runner.log."""
+        import traceback
+
+        print(self._censor(traceback.format_exc()), end="", file=sys.stderr, flush=True)  # noqa: T201
 
     def _typed(self, field: str, index: int, kind: FileType) -> None:
         self._journal.write(Typed(time=now(), field=field, index=index, type=kind))
@@ -300,13 +327,6 @@ def _failure(index: int, exit_: Exit, plan: Plan) -> str:
         return f"executor {index} could not be started: {exit_.detail}"
     detail = f": {exit_.detail}" if exit_.detail else ""
     return f"executor {index} ended with exit code {exit_.exit_code}{detail}"
-
-
-def _log() -> None:
-    """The exception being handled, with its traceback, for the operator: into runner.log."""
-    import traceback
-
-    traceback.print_exc()
 
 
 def _system_error(reason: str, *, retryable: bool = False) -> Ended:

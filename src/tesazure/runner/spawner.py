@@ -4,7 +4,7 @@
 
 Protocol, JSON lines over standard input and output, one reply for each request and in their order:
 
-    → {"directory": "/data/K"}
+    → {"directory": "/data/K", "access": {…}}        `access.Access`: secrets, kept in memory only
     ← {"directory": "/data/K", "pid": 4711}          a runner has begun: it has the lock and the
                                                      report, and SIGTERM cancels the attempt
     ← {"directory": "/data/K", "begun": "running"}   another runner has it
@@ -29,6 +29,7 @@ from typing import NoReturn
 
 import msgspec
 
+from tesazure.access import Access
 from tesazure.runner.config import AttemptDir
 from tesazure.runner.run import Attempt, begin
 
@@ -45,10 +46,11 @@ _IN_ANSWER_TO = 3
 """File descriptor on which a new runner says whether it has begun."""
 
 
-class Request(msgspec.Struct, frozen=True):
+class Request(msgspec.Struct, omit_defaults=True, frozen=True):
     """Begin the attempt in this directory."""
 
     directory: str
+    access: Access = Access()
 
 
 class Reply(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -91,7 +93,7 @@ def _answered(line: bytes) -> Reply:
     except msgspec.MsgspecError as error:
         return Reply(error=f"not a request: {error}")
     try:
-        return spawn(AttemptDir(Path(request.directory)))
+        return spawn(AttemptDir(Path(request.directory)), request.access)
     except OSError as error:
         return Reply(request.directory, error=str(error))
 
@@ -103,7 +105,7 @@ def _write(reply: Reply) -> None:
         sys.exit(0)
 
 
-def spawn(directory: AttemptDir) -> Reply:
+def spawn(directory: AttemptDir, access: Access) -> Reply:
     """Fork a runner, and wait until it has begun or given up. Raises OSError."""
     if not directory.path.is_absolute():
         return Reply(str(directory.path), error="the directory must be an absolute path")
@@ -111,7 +113,7 @@ def spawn(directory: AttemptDir) -> Reply:
     try:
         pid = os.fork()
         if pid == 0:
-            _become_runner(directory, writer)
+            _become_runner(directory, access, writer)
     except OSError:
         os.close(reader)
         raise
@@ -128,7 +130,7 @@ def spawn(directory: AttemptDir) -> Reply:
     )
 
 
-def _become_runner(directory: AttemptDir, writer: int) -> NoReturn:
+def _become_runner(directory: AttemptDir, access: Access, writer: int) -> NoReturn:
     code = 1
     try:
         try:
@@ -139,7 +141,7 @@ def _become_runner(directory: AttemptDir, writer: int) -> NoReturn:
             raise
         _answer(Reply(begun=attempt if isinstance(attempt, str) else ""))
         if isinstance(attempt, Attempt):
-            attempt.run()
+            attempt.run(access)
         code = 0
     except BaseException:  # whatever it is, this is not the spawner any more
         import traceback

@@ -10,11 +10,13 @@ import os
 import posixpath
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from tesazure.access import Access
 from tesazure.errors import StorageError, StorageNotFound
 from tesazure.model import FileType
 from tesazure.plan import Download, Plan, Upload, normalise
@@ -23,15 +25,13 @@ from tesazure.runner.engines.base import Say
 from tesazure.runner.glob import expand
 from tesazure.runner.transfers import Job, Transfers
 from tesazure.runner.tree import Tree
+from tesazure.secrecy import hide
 from tesazure.storage.base import Progress, Storage
 from tesazure.storage.local import opened_directory, os_errors, whole_file, write_all
-from tesazure.storage.urls import join, printable, redact
+from tesazure.storage.urls import join, printable
 
-TypedCall = Callable[[str, int, FileType], None]
-"""Tells the type of `inputs` or `outputs` number n, where the client left it open or it differs."""
-
-UploadedCall = Callable[[str, str, int], None]
-"""Tells an output file that has been written: URL, container path, bytes."""
+if TYPE_CHECKING:
+    from tesazure.runner.input_cache import InputCache
 
 _OPEN_DIRECTORY = 0o777
 _OPEN_FILE = 0o666
@@ -47,27 +47,57 @@ class Systems(Protocol):
         ...
 
 
+class Calls(msgspec.Struct, frozen=True):
+    """Whom staging tells how it goes."""
+
+    say: Say
+    typed: Callable[[str, int, FileType], None]
+    """The type of `inputs` or `outputs` number n, where the client left it open or it differs."""
+    uploaded: Callable[[str, str, int], None]
+    """An output file that has been written: URL to show, container path, bytes."""
+
+
 class _Arrival(msgspec.Struct, frozen=True):
-    """Something to come to a container path: an object, a content, or else an empty directory."""
+    """Something to come to a container path: an object, a content, or else an empty directory.
+    `url` may hold secrets, `shown` is the same for all who read the object."""
 
     index: int
     path: str
     url: str | None = None
+    shown: str = ""
     content: str | None = None
 
 
+class _Target(msgspec.Struct, frozen=True):
+    """Where to write: the URL with whatever secrets that takes, and the one to show."""
+
+    url: str
+    shown: str
+
+    def below(self, relative: str) -> _Target:
+        """What `relative` names in this directory."""
+        return _Target(join(self.url, relative), join(self.shown, relative))
+
+
 class _Departure(msgspec.Struct, frozen=True):
-    """A file of the tree to go to a URL. `path` is where the task's output names it, `real` where
+    """A file of the tree to go somewhere. `path` is where the task's output names it, `real` where
     links lead from there."""
 
     index: int
     path: str
     real: str
-    url: str
+    target: _Target
 
 
-def stage_in(plan: Plan, tree: Tree, storages: Systems, say: Say, typed: TypedCall) -> None:
-    """Bring all inputs to their paths in the tree, several at once.
+def stage_in(
+    plan: Plan,
+    access: Access,
+    tree: Tree,
+    storages: Systems,
+    calls: Calls,
+    cache: InputCache | None = None,
+) -> None:
+    """Bring all inputs to their paths in the tree, several at once, by the `cache` if there is one.
 
     Where an input lies inside another one, the deeper one wins. Raises the StorageError of the
     first input that failed, by index; what had come by then stays in the tree. An exception that a
@@ -78,14 +108,15 @@ def stage_in(plan: Plan, tree: Tree, storages: Systems, say: Say, typed: TypedCa
     arrivals: list[_Arrival] = []
     for download in plan.downloads:
         with _about("inputs", download.index, download.path):
-            arrivals += _arrivals(download, storages, typed)
+            url = access.inputs.get(download.index, download.url)
+            arrivals += _arrivals(download, url, storages, calls)
     arrivals.sort(key=lambda a: (paths[a.index].count("/"), a.index))
     winners = sorted({a.path: a for a in arrivals}.values(), key=lambda a: a.index)
     directories: dict[str, str] = {}
     jobs: list[Job] = []
     for arrival in winners:
         with _about("inputs", arrival.index, arrival.path):
-            jobs += _prepared(arrival, tree, directories, storages)
+            jobs += _prepared(arrival, tree, directories, storages, cache)
     sizes: list[int] = []
     failures = Transfers(jobs, all_or_nothing=True).run(lambda _, size: sizes.append(size))
     if failures:
@@ -93,14 +124,16 @@ def stage_in(plan: Plan, tree: Tree, storages: Systems, say: Say, typed: TypedCa
         with _about("inputs", first, paths[first]):
             raise failures[first]
     if jobs:
-        say("info", f"inputs are in place: {_amount(sizes, began)}")
+        calls.say("info", f"inputs are in place: {_amount(sizes, began)}")
 
 
-def _arrivals(download: Download, storages: Systems, typed: TypedCall) -> Iterator[_Arrival]:
-    """What one input consists of."""
-    index, path, url = download.index, download.path, download.url
-    if url is None:
-        typed("inputs", index, FileType.FILE)
+def _arrivals(
+    download: Download, url: str | None, storages: Systems, calls: Calls
+) -> Iterator[_Arrival]:
+    """What one input consists of. `url` is where it is read from."""
+    index, path, shown = download.index, download.path, download.url or ""
+    if url is None or download.content is not None:
+        calls.typed("inputs", index, FileType.FILE)
         yield _Arrival(index, path, content=download.content or "")
         return
     storage = storages.for_url(url)
@@ -108,18 +141,25 @@ def _arrivals(download: Download, storages: Systems, typed: TypedCall) -> Iterat
     if kind is None:
         is_directory = storage.has_directories and storage.stat(url).is_directory
         kind = FileType.DIRECTORY if is_directory else FileType.FILE
-        typed("inputs", index, kind)
+        calls.typed("inputs", index, kind)
     if kind is FileType.FILE:
-        yield _Arrival(index, path, url)
+        yield _Arrival(index, path, url, shown)
         return
     yield _Arrival(index, path)
     for entry in storage.list(url):
         below = f"{path}/{entry.path}"
-        yield _Arrival(index, below, None if entry.is_directory else join(url, entry.path))
+        if entry.is_directory:
+            yield _Arrival(index, below)
+        else:
+            yield _Arrival(index, below, join(url, entry.path), join(shown, entry.path))
 
 
 def _prepared(
-    arrival: _Arrival, tree: Tree, directories: dict[str, str], storages: Systems
+    arrival: _Arrival,
+    tree: Tree,
+    directories: dict[str, str],
+    storages: Systems,
+    cache: InputCache | None,
 ) -> list[Job]:
     """Makes an arrival's directory, the real paths of known ones being in `directories`; the Job of
     a file."""
@@ -133,12 +173,13 @@ def _prepared(
         text = arrival.content
         return [] if text is None else [Job(arrival.index, lambda _: _write(tree, real, text))]
     storage = storages.for_url(url)
-    return [Job(arrival.index, lambda progress: _fetch(storage, url, tree, real, progress))]
+    get = partial(cache.get, storage, url, arrival.shown) if cache else partial(storage.get, url)
+    return [Job(arrival.index, lambda progress: _fetch(get, tree, real, progress))]
 
 
-def _fetch(storage: Storage, url: str, tree: Tree, real: str, progress: Progress) -> int:
+def _fetch(get: Callable[[Path, Progress], int], tree: Tree, real: str, progress: Progress) -> int:
     with _held(tree, real) as place:
-        size = storage.get(url, place, progress)
+        size = get(place, progress)
         file = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             executable = 0o111 if os.fstat(file).st_mode & 0o111 else 0
@@ -174,28 +215,25 @@ def _held(tree: Tree, real: str) -> Iterator[Path]:
 
 
 def stage_out(
-    plan: Plan,
-    tree: Tree,
-    storages: Systems,
-    say: Say,
-    uploaded: UploadedCall,
-    typed: TypedCall,
-    succeeded: bool,
+    plan: Plan, access: Access, tree: Tree, storages: Systems, calls: Calls, *, succeeded: bool
 ) -> None:
     """Bring all outputs from the tree to their URLs, several at once.
 
     `succeeded`: whether all executors did. Then the first error, by index (a required output is
     missing, an upload failed), is raised as a StorageError once all other outputs are written, and
     further ones are said. Otherwise all of them are only said, because the task has failed already.
-    Calls `uploaded` in the order of the outputs and, below these, of the names.
+    Calls `calls.uploaded` in the order of the outputs and, below these, of the names.
     """
-    began = time.monotonic()
+    began, say = time.monotonic(), calls.say
     errors: dict[int, StorageError] = {}
     departures: dict[str, _Departure] = {}
     for upload in plan.uploads:
         try:
             with _about("outputs", upload.index, upload.path):
-                found = _departures(upload, tree, storages, say, typed)
+                target = _Target(
+                    access.outputs.get(upload.index, upload.url), hide(printable(upload.url))
+                )
+                found = _departures(upload, target, tree, storages, calls)
         except StorageNotFound as error:
             if upload.required and succeeded:
                 errors[upload.index] = error
@@ -206,10 +244,10 @@ def stage_out(
             errors[upload.index] = error
             continue
         for departure in found:
-            other = departures.pop(departure.url, None)
+            other = departures.pop(departure.target.shown, None)
             if other is not None:
                 say("warning", _overwritten(other, departure))
-            departures[departure.url] = departure
+            departures[departure.target.shown] = departure
     leaving = list(departures.values())
     jobs = [_sending(departure, tree, storages) for departure in leaving]
     sizes: list[int] = []
@@ -217,7 +255,7 @@ def stage_out(
     def done(position: int, size: int) -> None:
         sent = leaving[position]
         sizes.append(size)
-        uploaded(redact(sent.url), printable(sent.path), size)
+        calls.uploaded(printable(sent.target.shown), printable(sent.path), size)
 
     failures = Transfers(jobs, all_or_nothing=False).run(done)
     for index, failure in failures.items():
@@ -241,25 +279,26 @@ def _conclude(errors: dict[int, StorageError], say: Say, succeeded: bool) -> Non
 
 
 def _departures(
-    upload: Upload, tree: Tree, storages: Systems, say: Say, typed: TypedCall
+    upload: Upload, target: _Target, tree: Tree, storages: Systems, calls: Calls
 ) -> list[_Departure]:
-    """The files of one output; makes its empty directories. Raises StorageNotFound if there is
-    nothing that can be uploaded at the path of an output that is not a pattern."""
+    """The files of one output, which go to `target` or below it; makes its empty directories.
+    Raises StorageNotFound if there is nothing that can be uploaded at the path of an
+    output that is not a pattern."""
 
     def warn(text: str) -> None:
-        say("warning", f"outputs[{upload.index}]: {text}")
+        calls.say("warning", f"outputs[{upload.index}]: {text}")
 
-    storage = storages.for_url(upload.url)
-    matches = [(upload.path, upload.url)]
+    storage = storages.for_url(target.url)
+    matches = [(upload.path, target)]
     if upload.prefix is not None:
         prefix = _pruned(upload.prefix)
         paths = expand(tree, upload.path)
-        matches = [(path, join(upload.url, _rest(path, prefix))) for path in paths]
+        matches = [(path, target.below(_rest(path, prefix))) for path in paths]
         if not matches:
             warn(f"nothing matches {printable(upload.path)}")
     departures: list[_Departure] = []
     kinds: set[bool] = set()
-    for path, url in matches:
+    for path, place in matches:
         try:
             found = collect(tree, path, warn)
         except StorageNotFound as error:
@@ -268,30 +307,31 @@ def _departures(
             warn(f"{printable(path)}: {error}; it is not uploaded")
             continue
         kinds.add(found.is_directory)
-        departures += _parts(upload.index, path, url, found)
+        departures += _parts(upload.index, path, place, found)
         for relative in found.empty:
-            storage.make_directory(join(url, relative) if relative else url)
+            storage.make_directory((place.below(relative) if relative else place).url)
     if kinds:
         kind = FileType.DIRECTORY if kinds == {True} else FileType.FILE
         if upload.type is None or (upload.prefix is None and kind is not upload.type):
-            typed("outputs", upload.index, kind)
+            calls.typed("outputs", upload.index, kind)
     return departures
 
 
-def _parts(index: int, path: str, url: str, found: Found) -> Iterator[_Departure]:
+def _parts(index: int, path: str, place: _Target, found: Found) -> Iterator[_Departure]:
     for real, relative in found.files:
         if relative:
-            yield _Departure(index, f"{path}/{relative}", real, join(url, relative))
+            yield _Departure(index, f"{path}/{relative}", real, place.below(relative))
         else:
-            yield _Departure(index, path, real, url)
+            yield _Departure(index, path, real, place)
 
 
 def _sending(departure: _Departure, tree: Tree, storages: Systems) -> Job:
-    storage = storages.for_url(departure.url)
+    url = departure.target.url
+    storage = storages.for_url(url)
 
     def send(progress: Progress) -> int:
         with _held(tree, departure.real) as place:
-            return storage.put(place, departure.url, progress)
+            return storage.put(place, url, progress)
 
     return Job(departure.index, send)
 
@@ -311,7 +351,7 @@ def _rest(path: str, prefix: str) -> str:
 def _overwritten(other: _Departure, departure: _Departure) -> str:
     return (
         f"outputs[{other.index}] ({printable(other.path)}) and outputs[{departure.index}]"
-        f" ({printable(departure.path)}) both go to {redact(departure.url)}; the latter is kept"
+        f" ({printable(departure.path)}) both go to {departure.target.shown}; the latter is kept"
     )
 
 

@@ -31,6 +31,7 @@ from tesazure.lifecycle import (
 )
 from tesazure.model import TERMINAL, State
 from tesazure.plan import Defaults
+from tesazure.scheduler.granting import Granting
 from tesazure.scheduler.perform import Performer
 from tesazure.scheduler.placer import Placer
 from tesazure.scheduler.retention import Kept, Retention
@@ -82,13 +83,18 @@ class Scheduler:
     """One server's scheduler. `server` names it in the store: no two living ones share a name."""
 
     def __init__(
-        self, store: Store, backend: Backend, config: SchedulerConfig, server: str
+        self,
+        store: Store,
+        backend: Backend,
+        granting: Granting,
+        config: SchedulerConfig,
+        server: str,
     ) -> None:
         self._store = store
         self._backend = backend
         self._config = config
         self._server = server
-        self._performer = Performer(store, backend, config.defaults)
+        self._performer = Performer(store, backend, granting, config.defaults)
         self._placer = Placer(store, backend, server, config.window, config.backfill_s)
         self._retention = Retention(store, backend, config.kept)
 

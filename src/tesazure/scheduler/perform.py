@@ -30,6 +30,7 @@ from tesazure.lifecycle import check as check_transition
 from tesazure.model import TERMINAL, State, Task, TaskLog
 from tesazure.plan import Defaults, Plan, make_plan
 from tesazure.report import Report
+from tesazure.scheduler.granting import Granting
 from tesazure.store.base import Store
 from tesazure.store.records import AttemptRecord, Change, TaskRecord, Visibility, Watched
 from tesazure.submitters import recognise
@@ -50,9 +51,12 @@ def new_key(task_id: str) -> str:
 class Performer:
     """Carries out actions on one store and one backend. `defaults` complete a task's Plan."""
 
-    def __init__(self, store: Store, backend: Backend, defaults: Defaults) -> None:
+    def __init__(
+        self, store: Store, backend: Backend, granting: Granting, defaults: Defaults
+    ) -> None:
         self._store = store
         self._backend = backend
+        self._granting = granting
         self._defaults = defaults
         self._placed: dict[str, TaskRecord] = {}
 
@@ -118,7 +122,8 @@ class Performer:
             if plan is None:
                 return task
             self._backend.admit(plan)
-            handle = await self._backend.submit(plan, key)
+            access = await self._granting.access(plan)
+            handle = await self._backend.submit(plan, key, access)
         except Unplaceable as error:
             ended = _ended_log(task.attempt, None, [str(error)])
             return await self._commit(task, state=State.SYSTEM_ERROR, log=ended, released=True)

@@ -120,11 +120,9 @@ def too_large(need: Reservation, capacity: Capacity) -> str:
 
 
 def short_of_disk(need: Reservation, used: Reservation, room: Capacity) -> bool:
-    """Whether it is disk, and nothing else, that a task waits for."""
-    total = plus(used, need)
-    return total.disk_bytes > room.disk_bytes and fits(
-        msgspec.structs.replace(total, disk_bytes=0), room
-    )
+    """Whether a task waits for disk, whatever else it waits for: once cores and memory are free, it
+    has to be known how much disk there is."""
+    return plus(used, need).disk_bytes > room.disk_bytes
 
 
 def waits_for(need: Reservation, used: Reservation, room: Capacity) -> str | None:

@@ -31,16 +31,16 @@ class Digest:
 
 
 def offered_digest(headers: Mapping[str, str], *, whole: bool) -> Digest | None:
-    """The strongest checksum of the whole object that a response's headers (case-insensitive)
+    """The strongest checksum of the whole object that a response's headers (names in lower case)
     offer. `whole`: the response holds the whole object, so checksums of the content count too.
 
     Sources: RFC 9530 (Repr-Digest, Content-Digest), RFC 3230 (Digest), RFC 1864 (Content-MD5), "Get
     Blob" (x-ms-blob-content-md5).
     """
-    names = ["Repr-Digest", "Digest", *(["Content-Digest"] if whole else [])]
+    names = ["repr-digest", "digest", *(["content-digest"] if whole else [])]
     listed = ",".join(headers.get(name, "") for name in names)
     found = {name.lower(): text for name, text in _ITEM.findall(listed)}
-    md5 = headers.get("x-ms-blob-content-md5") or (headers.get("Content-MD5") if whole else None)
+    md5 = headers.get("x-ms-blob-content-md5") or (headers.get("content-md5") if whole else None)
     if md5:
         found.setdefault("md5", md5)
     for name, algorithm in _ALGORITHMS.items():

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tesazure.errors import PermissionDenied, StorageError, StorageUnavailable
+from tesazure.errors import PermissionDenied, StorageError, StorageNotFound, StorageUnavailable
 from tesazure.storage.base import Entry, Progress, Stat
 from tesazure.storage.local import copy_bytes, kind_of, opened_directory, os_errors, whole_file
 from tesazure.storage.urls import file_path, printable
@@ -250,13 +250,20 @@ class FileStorage:
         full = f"{path}/{entry.name}"
         if entry.is_symlink():
             self._admit(os.path.realpath(full), full)
-            with os_errors(f"{printable(full)}: this symbolic link leads nowhere"):
-                found = os.stat(entry.name, dir_fd=directory)
+            shown = printable(full)
+            try:
+                with os_errors(f"{shown}: this symbolic link"):
+                    found = os.stat(entry.name, dir_fd=directory)
+            except StorageNotFound:
+                remedy = "remove it, or name the files that are wanted one by one"
+                raise StorageNotFound(
+                    f"{shown}: this symbolic link leads nowhere; {remedy}"
+                ) from None
         else:
             found = entry.stat(follow_symlinks=False)
         if not stat.S_ISDIR(found.st_mode) and not stat.S_ISREG(found.st_mode):
-            shown = printable(full)
-            raise StorageError(f"{shown}: is {kind_of(found.st_mode)}, neither file nor directory")
+            what = kind_of(found.st_mode)
+            raise StorageError(f"{printable(full)}: is {what}, neither file nor directory")
         return found
 
     @contextlib.contextmanager

@@ -5,17 +5,40 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tesazure.access import Access, Endpoints
 from tesazure.errors import UnsupportedUrl
 from tesazure.storage.base import Storage
 from tesazure.storage.file import FileStorage
 from tesazure.storage.mounts import Mounts
 from tesazure.storage.urls import redact, scheme_of
 
+if TYPE_CHECKING:
+    from tesazure.storage.transport import Transport
+
 _GOOD_S = 1.0
 _GOOD_MOST = 8192
 _GOOD_LONGEST = 4096
+
+_SYSTEMS = {
+    "": "file",
+    "file": "file",
+    "http": "http",
+    "https": "http",
+    "az": "blob",
+    "s3": "s3",
+    "gs": "gcs",
+    "ftp": "ftp",
+    "sftp": "sftp",
+    "drs": "drs",
+}
+"""URL scheme -> system. Hosts make http and https URLs Azure's."""
+
+_PACKAGES = {"s3": "botocore", "gcs": "google.auth", "sftp": "paramiko"}
+"""What a system needs that comes with an extra, for more than what is open to anybody."""
 
 
 class Storages:
@@ -27,43 +50,63 @@ class Storages:
         denied: Sequence[Path | str] = (),
         *,
         allow_private: bool = True,
+        endpoints: Endpoints | None = None,
+        access: Access | None = None,
     ) -> None:
         """`denied` are directories that nothing is read from or written to, whatever `allow_dirs`
-        says; `allow_private` is for network addresses."""
+        says; `allow_private` is for network addresses, of which those of `endpoints` are allowed in
+        any case."""
         self._allow_dirs = tuple(map(Path, allow_dirs))
         self._denied = tuple(map(Path, denied))
         self._allow_private = allow_private
+        self._endpoints = endpoints or Endpoints()
+        self._access = access or Access()
         self._made: dict[str, Storage] = {}
-        self._lock = threading.Lock()
+        self._transport_made: Transport | None = None
+        self._lock = threading.RLock()
         self._mounts = Mounts()
         self._good: tuple[set[str], set[str]] = (set(), set())
         """URLs found good lately: to be read, to be written."""
         self._good_until = 0.0
-        self._by_scheme: dict[str, Callable[[], Storage]] = {
-            "": self._file,
+        self._makers: dict[str, Callable[[], Storage]] = {
             "file": self._file,
             "http": self._http,
-            "https": self._http,
+            "blob": self._blob,
+            "azure_files": self._azure_files,
+            "s3": self._s3,
+            "gcs": self._gcs,
+            "ftp": self._ftp,
+            "sftp": self._sftp,
+            "drs": self._drs,
         }
 
     def for_url(self, url: str) -> Storage:
-        """The system that serves `url`; raises UnsupportedUrl, which lists those there are."""
-        scheme = scheme_of(url)
-        storage = self._made.get(scheme)
-        return storage or self._make(scheme, url)
+        """The system that serves `url`; raises UnsupportedUrl, which lists those there are, or
+        names the extra that is not installed."""
+        name = self._name_of(url)
+        storage = self._made.get(name)
+        if storage is None:
+            with self._lock:
+                storage = self._made.get(name) or self._makers[name]()
+                self._made[name] = storage
+        return storage
 
-    def _make(self, scheme: str, url: str) -> Storage:
-        make = self._by_scheme.get(scheme)
-        if make is None:
+    def _name_of(self, url: str) -> str:
+        """The name of the system that serves `url`."""
+        name = _SYSTEMS.get(scheme_of(url))
+        if name is None:
             raise UnsupportedUrl(
-                f"{redact(url)}: no storage system serves {scheme}://; there are"
+                f"{redact(url)}: no storage system serves {scheme_of(url)}://; there are"
                 f" {', '.join(self.schemes())}"
             )
-        with self._lock:
-            same = [s for s, other in self._by_scheme.items() if other == make]
-            if scheme not in self._made:
-                self._made.update(dict.fromkeys(same, make()))
-            return self._made[scheme]
+        if name == "http":
+            from tesazure.storage.azure_urls import BlobUrl, FileUrl
+
+            if BlobUrl.serves(url, self._endpoints):
+                return "blob"
+            if FileUrl.serves(url, self._endpoints):
+                return "azure_files"
+        return name
 
     def check_input(self, url: str) -> None:
         """Raises UnsupportedUrl or PermissionDenied if `url` can never be read. No network, but the
@@ -93,14 +136,36 @@ class Storages:
 
     def schemes(self) -> list[str]:
         """What service-info lists as `storage`: a URL per allowed directory, and URL schemes."""
-        remote = [f"{scheme}://" for scheme in self._by_scheme if scheme not in ("", "file")]
-        return [directory.as_uri() for directory in self._allow_dirs] + remote
+        listed = [directory.as_uri() for directory in self._allow_dirs]
+        for scheme, name in _SYSTEMS.items():
+            if name == "file" or (scheme == "az" and not self._endpoints.blob):
+                continue
+            if name not in _PACKAGES or _is_installed(_PACKAGES[name]):
+                listed.append(f"{scheme}://")
+        return listed
 
     def close(self) -> None:
         """Let go of all connections."""
         with self._lock:
-            for storage in {id(storage): storage for storage in self._made.values()}.values():
+            for storage in self._made.values():
                 storage.close()
+            if self._transport_made is not None:
+                self._transport_made.close()
+
+    def _transport(self) -> Transport:
+        """The one that all systems share which speak HTTP."""
+        from tesazure.storage.transport import Transport
+        from tesazure.storage.wire import target_of
+
+        if self._transport_made is None:
+            e = self._endpoints
+            configured = [target_of(url) for url in (e.blob, e.file, e.s3, e.gcs) if url]
+            self._transport_made = Transport(
+                allow_private=self._allow_private,
+                trusted={f"{target.host}:{target.port}" for target in configured},
+                ca_bundle=e.ca_bundle,
+            )
+        return self._transport_made
 
     def _file(self) -> Storage:
         return FileStorage(self._allow_dirs, self._denied)
@@ -108,4 +173,50 @@ class Storages:
     def _http(self) -> Storage:
         from tesazure.storage.http import HttpStorage
 
-        return HttpStorage(allow_private=self._allow_private)
+        return HttpStorage(self._transport())
+
+    def _blob(self) -> Storage:
+        from tesazure.storage.blob import BlobStorage
+
+        return BlobStorage(self._transport(), self._endpoints)
+
+    def _azure_files(self) -> Storage:
+        from tesazure.storage.azure_files import AzureFilesStorage
+
+        return AzureFilesStorage(self._transport(), self._endpoints)
+
+    def _s3(self) -> Storage:
+        from tesazure.storage.s3 import S3Storage
+
+        return S3Storage(self._transport(), self._endpoints, self._access.s3)
+
+    def _gcs(self) -> Storage:
+        from tesazure.storage.gcs import GcsStorage
+
+        return GcsStorage(self._transport(), self._endpoints, self._access.gcs_token)
+
+    def _ftp(self) -> Storage:
+        from tesazure.storage.ftp import FtpStorage
+
+        return FtpStorage(allow_private=self._allow_private)
+
+    def _sftp(self) -> Storage:
+        from tesazure.storage.sftp import SftpStorage
+
+        return SftpStorage(
+            self._access.sftp_key,
+            self._endpoints.sftp_known_hosts,
+            allow_private=self._allow_private,
+        )
+
+    def _drs(self) -> Storage:
+        from tesazure.storage.drs import DrsStorage
+
+        return DrsStorage(self._transport(), self._access.drs_tokens, self.for_url)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # not even what it is in
+        return False

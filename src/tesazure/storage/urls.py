@@ -9,6 +9,7 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 from tesazure.errors import UnsupportedUrl
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_NO_PORT = re.compile(r":[^:\]]*[^0-9:\]][^:\]]*$")
 _ESCAPED = frozenset({"file", "http", "https", "ftp", "sftp"})
 """Schemes whose URLs hold percent-encoded paths; s3, gs and az URLs hold keys as they are."""
 
@@ -29,7 +30,12 @@ def redact(url: str) -> str:
     rest = re.split(r"[?#]", rest, maxsplit=1)[0]
     if rest.startswith("//"):
         authority, slash, path = rest[2:].partition("/")
-        rest = "//" + authority.rpartition("@")[2] + slash + path
+        host = authority.rpartition("@")[2]
+        if scheme in _ESCAPED and _NO_PORT.search(
+            host
+        ):  # the beginning of a password with one of / ? # in it, perhaps
+            return printable(f"{url[: len(scheme)]}://***")
+        rest = "//" + host + slash + path
     return printable(f"{url[: len(scheme)]}:{rest}")
 
 
@@ -49,9 +55,10 @@ def file_path(url: str) -> str:
         if not url[len("file:") :].startswith("/"):
             raise UnsupportedUrl(f"{printable(url)}: a file URL needs an absolute path: file:///…")
         if authority.lower() not in ("", "localhost"):
+            host = authority.rpartition("@")[2]
             raise UnsupportedUrl(
-                f"{printable(url)}: names the host {printable(authority)}; only this machine's"
-                " files can be used, as file:///…"
+                f"{printable(f'file://{host}{slash}{rest}')}: names the host {printable(host)};"
+                " only this machine's files can be used, as file:///…"
             )
         path = os.fsdecode(unquote_to_bytes((slash + rest).encode("utf-8", "surrogateescape")))
     if not path.startswith("/"):
@@ -73,14 +80,23 @@ def join(url: str, relative: str) -> str:
     return f"{head.rstrip('/')}/{relative}{mark}{query}"
 
 
+def unescaped(url: str, part: str) -> str:
+    """The plain name that a part of the URL's path means."""
+    if scheme_of(url) not in _ESCAPED:
+        return part
+    return os.fsdecode(unquote_to_bytes(part.encode("utf-8", "surrogateescape")))
+
+
 def host_of(url: str) -> str:
     """The host a URL names, in lower case, without port; raises UnsupportedUrl when there is
     none."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise UnsupportedUrl(f"{redact(url)}: not a URL: {error}") from None
+    except ValueError:
+        # Its text may quote a part of a password.
+        text = "not a URL: in a user's name or password, percent-encode / ? # [ ] and @"
+        raise UnsupportedUrl(f"{redact(url)}: {text}") from None
     if not host:
         raise UnsupportedUrl(f"{redact(url)}: names no host")
     return host

@@ -124,6 +124,11 @@ class Store(Protocol):
         server. Returns those placed."""
         ...
 
+    async def sealed(self, task_id: str) -> bytes | None:
+        """The sealed secrets of a task's URLs; None if there are none, or the task has ended: they
+        are deleted in the commit that ends it."""
+        ...
+
     async def next_retry(self) -> float | None:
         """When the first waiting retry may be placed, in seconds since the epoch."""
         ...

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, select, update
 
 from tesazure import lifecycle
 from tesazure.errors import StaleVersion
@@ -15,7 +15,7 @@ from tesazure.report import system_line
 from tesazure.store.engine import Prepared
 from tesazure.store.reading import STATES, may_see, stored_notes
 from tesazure.store.records import Change, Visibility
-from tesazure.store.tables import attempts, docs, tasks
+from tesazure.store.tables import attempts, docs, sealed, tasks
 from tesazure.store.transaction import Transaction
 
 _HEAD = Prepared(
@@ -30,6 +30,7 @@ _HEAD = Prepared(
         tasks.c.ended,
         attempts.c.released,
         tasks.c.notes,
+        select(sealed.c.seq).where(sealed.c.seq == tasks.c.seq).exists(),
     )
     .select_from(
         tasks.outerjoin(
@@ -77,6 +78,7 @@ _UPDATE_DOC = Prepared(
 _COUNT_ATTEMPT = Prepared(
     update(tasks).where(tasks.c.seq == bindparam("of")).values(attempt=bindparam("at"))
 )
+_DELETE_SEALED = Prepared(delete(sealed).where(sealed.c.seq == bindparam("of")))
 INSERT_ATTEMPT = Prepared(insert(attempts))
 
 _encode = msgspec.json.Encoder().encode
@@ -96,6 +98,7 @@ class Head(msgspec.Struct):
     released: bool
     """Of the newest attempt; true if there is none."""
     notes: str | None
+    has_sealed: bool
 
 
 def head(transaction: Transaction, task_id: str) -> Head | None:
@@ -106,7 +109,8 @@ def head(transaction: Transaction, task_id: str) -> Head | None:
     released = True if row[8] is None else bool(row[8])
     seq, found_id, state, version, owner, server, attempt, ended = row[:8]
     return Head(
-        seq, found_id, STATES[state], version, owner, server, attempt, ended, released, row[9]
+        *(seq, found_id, STATES[state], version, owner, server, attempt, ended),
+        *(released, row[9], bool(row[10])),
     )
 
 
@@ -228,6 +232,8 @@ def _advance(
             task.ended = now
             if task.attempt:
                 transaction.link.run(_END_ATTEMPTS, of=task.seq, end=now)
+            if task.has_sealed:
+                transaction.link.run(_DELETE_SEALED, of=task.seq)
     if state is State.QUEUED or (new in TERMINAL and task.released):
         task.server = None
     changed = transaction.link.run(

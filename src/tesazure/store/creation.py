@@ -12,12 +12,13 @@ from sqlalchemy import insert
 from tesazure.model import State
 from tesazure.store.engine import Prepared
 from tesazure.store.records import NewTask
-from tesazure.store.tables import docs, tags, tasks
+from tesazure.store.tables import docs, sealed, tags, tasks
 from tesazure.store.transaction import Transaction
 
 _INSERT_TASK = Prepared(insert(tasks))
 _INSERT_DOC = Prepared(insert(docs))
 _INSERT_TAG = Prepared(insert(tags))
+_INSERT_SEALED = Prepared(insert(sealed))
 
 LARGEST = 2**63 - 1
 """The largest integer of both databases."""
@@ -38,6 +39,7 @@ def create_all(transaction: Transaction, new: Sequence[NewTask]) -> None:
     task_rows: list[tuple[Any, ...]] = []
     doc_rows: list[tuple[int, bytes]] = []
     tag_rows: list[tuple[str, str, int]] = []
+    sealed_rows: list[tuple[int, bytes]] = []
     for task in new:
         seq = transaction.next_number()
         transaction.add_event(seq, task.id, None, queued, task.created, task.owner)
@@ -53,10 +55,13 @@ def create_all(transaction: Transaction, new: Sequence[NewTask]) -> None:
         doc_rows.append((seq, task.document))
         for key, value in task.tags.items():
             tag_rows.append((stored_tag(key), stored_tag(value or ""), seq))
+        if task.sealed is not None:
+            sealed_rows.append((seq, task.sealed))
     link = transaction.link
     link.run_many(_INSERT_TASK, task_rows)
     link.run_many(_INSERT_DOC, doc_rows)
     link.run_many(_INSERT_TAG, tag_rows)
+    link.run_many(_INSERT_SEALED, sealed_rows)
 
 
 def stored_tag(text: str) -> str:

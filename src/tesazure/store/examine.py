@@ -19,14 +19,15 @@ CHECK_S = 10.0
 _DAMAGED = "restore it from a backup, or move it away to start empty"
 
 
-def examine(url: str, file: Path) -> str:
+def examine(url: str, file: Path, check_s: float = CHECK_S) -> str:
     """What there is at the postgresql:// URL `url` or, when that is empty, in the SQLite `file`,
-    in words. Raises ConfigurationError when a server could not start on it, StoreUnavailable when
-    it does not answer within 5 s. Both say what to do."""
-    return _postgresql(url) if url else _sqlite(file)
+    in words; the file is read for `check_s` seconds at most. Raises ConfigurationError when a
+    server could not start on it, StoreUnavailable when it does not answer within 5 s. Both say what
+    to do."""
+    return _postgresql(url) if url else _sqlite(file, check_s)
 
 
-def _sqlite(file: Path) -> str:
+def _sqlite(file: Path, check_s: float) -> str:
     engine = f"SQLite {sqlite3.sqlite_version}"
     if sqlite3.sqlite_version_info < (3, 35):
         remedy = "use a Python whose sqlite3 module has SQLite 3.35 or newer"
@@ -34,8 +35,7 @@ def _sqlite(file: Path) -> str:
     try:
         if not file.exists() or not file.stat().st_size:
             return f"{engine}; {file} will be made"
-        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True)) as link:
-            return f"{engine}; {file}: {_contents(link, file)}"
+        return f"{engine}; {file}: {_read(file, check_s)}"
     except OSError as error:
         raise ConfigurationError([f"{file}: {error.strerror}"]) from None
     except sqlite3.DatabaseError as error:
@@ -44,7 +44,26 @@ def _sqlite(file: Path) -> str:
         raise ConfigurationError([f"{file}: {error}; {remedy}"]) from None
 
 
-def _contents(link: sqlite3.Connection, file: Path) -> str:
+def _read(file: Path, check_s: float) -> str:
+    """A reader of a database in WAL mode makes files beside it, and leaves them, where no server
+    has them open. So there it is read as one that nobody changes; unless a server has begun since,
+    then what was read may be nonsense, and is read again beside that server."""
+    log = file.with_name(f"{file.name}-wal")
+    alone = not log.exists()
+    try:
+        return _contents(file, "immutable=1" if alone else "mode=ro", check_s)
+    except (ConfigurationError, sqlite3.DatabaseError):
+        if not alone or not log.exists():
+            raise
+        return _contents(file, "mode=ro", check_s)
+
+
+def _contents(file: Path, mode: str, check_s: float) -> str:
+    with closing(sqlite3.connect(f"file:{quote(str(file))}?{mode}", uri=True)) as link:
+        return _verdict(link, file, check_s)
+
+
+def _verdict(link: sqlite3.Connection, file: Path, check_s: float) -> str:
     tables = {name for (name,) in link.execute("SELECT name FROM sqlite_master")}
     if not tables:
         return "empty"
@@ -53,14 +72,14 @@ def _contents(link: sqlite3.Connection, file: Path) -> str:
         raise ConfigurationError([f"{file}: {problem}"])
     (revision,) = link.execute("SELECT version_num FROM alembic_version").fetchone() or ("none",)
     shown = _schema(revision, str(file))
-    deadline = time.monotonic() + CHECK_S
+    deadline = time.monotonic() + check_s
     link.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
     try:
         (verdict,) = link.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
             raise
-        return f"{shown}, sound as far as it could be read in {CHECK_S:g} s"
+        return f"{shown}, sound as far as it could be read in {check_s:g} s"
     if verdict != "ok":
         raise ConfigurationError([f"{file} is damaged: {verdict}; {_DAMAGED}"])
     return f"{shown}, sound"

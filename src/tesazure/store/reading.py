@@ -20,7 +20,15 @@ from tesazure.store.records import (
     Visibility,
     Watched,
 )
-from tesazure.store.tables import attempts, docs, events, identity, state_counts, tasks
+from tesazure.store.tables import (
+    attempts,
+    docs,
+    events,
+    identity,
+    sealed,
+    state_counts,
+    tasks,
+)
 
 STATES = {state.value: state for state in State}
 
@@ -76,6 +84,11 @@ _WATCHED = Prepared(
     )
     .where(tasks.c.server == bindparam("server"))
     .order_by(tasks.c.seq)
+)
+_SEALED = Prepared(
+    select(sealed.c.secrets)
+    .join_from(tasks, sealed, sealed.c.seq == tasks.c.seq)
+    .where(tasks.c.id == bindparam("task_id"))
 )
 _IDENTITY = Prepared(select(identity.c.id))
 _EVENT_COLUMNS = (
@@ -133,6 +146,12 @@ def brief(link: Link, task_id: str) -> tuple[TaskBrief, str | None] | None:
     """A task's state, and its owner."""
     row = link.row(_BRIEF, task_id=task_id)
     return None if row is None else (TaskBrief(row[0], task_id, STATES[row[1]]), row[2])
+
+
+def sealed_of(link: Link, task_id: str) -> bytes | None:
+    """See Store.sealed."""
+    row = link.row(_SEALED, task_id=task_id)
+    return row[0] if row else None
 
 
 def records(link: Link, seqs: Sequence[int], scope: str | None = None) -> list[TaskRecord]:

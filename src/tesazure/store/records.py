@@ -41,6 +41,8 @@ class NewTask(msgspec.Struct, frozen=True):
     """Warnings for system_logs."""
     created: float
     """Seconds since the epoch."""
+    sealed: bytes | None = None
+    """The secrets of its URLs, kept until it has ended, as `sealing` made them."""
 
 
 class AttemptRecord(msgspec.Struct, frozen=True):

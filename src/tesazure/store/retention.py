@@ -11,7 +11,16 @@ from tesazure.store.creation import stored_tag
 from tesazure.store.engine import Link, Prepared
 from tesazure.store.reading import STATES, records
 from tesazure.store.records import TaskRecord
-from tesazure.store.tables import UNDISCARDED, UNRELEASED, attempts, docs, events, tags, tasks
+from tesazure.store.tables import (
+    UNDISCARDED,
+    UNRELEASED,
+    attempts,
+    docs,
+    events,
+    sealed,
+    tags,
+    tasks,
+)
 from tesazure.store.transaction import Transaction, last_event
 
 _DISCARD = Prepared(
@@ -42,7 +51,7 @@ _FORGETTABLE = Prepared(
 )
 _DELETES = tuple(
     Prepared(delete(table).where(table.c.seq == bindparam("of")))
-    for table in (tasks, docs, attempts)
+    for table in (tasks, docs, attempts, sealed)
 )
 _DELETE_TAG = Prepared(
     delete(tags).where(

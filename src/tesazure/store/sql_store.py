@@ -166,6 +166,9 @@ class SqlStore:
             slow=True,
         )
 
+    async def sealed(self, task_id: str) -> bytes | None:
+        return await self._read(lambda link: reading.sealed_of(link, task_id))
+
     async def next_retry(self) -> float | None:
         return await self._read(reading.next_retry)
 

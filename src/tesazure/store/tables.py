@@ -86,6 +86,14 @@ docs = Table(
     Column("document", LargeBinary, nullable=False),
 )
 
+sealed = Table(
+    "sealed",
+    metadata,
+    # Of tasks that have not ended and whose URLs hold secrets.
+    Column("seq", Number, primary_key=True, autoincrement=False),
+    Column("secrets", LargeBinary, nullable=False),
+)
+
 tags = Table(
     "tags",
     metadata,

@@ -88,7 +88,7 @@ class Writer:
     def create(self, task: NewTask) -> asyncio.Future[None]:
         """Resolved once the task is on disk."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        return self._add(_Write(future, task, size=len(task.document)))
+        return self._add(_Write(future, task, size=len(task.document) + len(task.sealed or b"")))
 
     def submit(
         self, operation: Operation[T], *, size: int = 0, slow: bool = False

@@ -73,6 +73,8 @@ class SandboxEngine:
         self._process: subprocess.Popen[bytes] | None = None
         self._init: int | None = None
         """pidfd of the first process in the running sandbox: when it goes, all go."""
+        self._killed = False
+        """`kill` came during this `run`, which may be between two tries to make the sandbox."""
         self._warned: set[str] = set()
 
     def prepare(self, image: str, say: Say) -> None:
@@ -85,6 +87,7 @@ class SandboxEngine:
     def run(self, container: Container, started: Callable[[], None], say: Say) -> Exit:
         """As Engine.run. The host's files may change while they are being shown: then again."""
         told = False
+        self._killed = False
 
         def once() -> None:
             nonlocal told
@@ -95,6 +98,8 @@ class SandboxEngine:
         for _ in range(_TRIES - 1):
             with contextlib.suppress(_NotMade):
                 return self._run(container, once, say)
+            if self._killed:
+                return Exit(KILLED)
         return self._run(container, once, say)
 
     def _run(self, container: Container, started: Callable[[], None], say: Say) -> Exit:
@@ -109,11 +114,8 @@ class SandboxEngine:
 
     def kill(self) -> None:
         """As Engine.kill."""
-        with contextlib.suppress(ProcessLookupError):
-            if self._init is not None:
-                signal.pidfd_send_signal(self._init, signal.SIGKILL)
-            elif self._process is not None:
-                self._process.kill()
+        self._killed = True
+        self._end_now()
 
     def sweep(self, key: str, root: Path | None, settle_s: float = 0.0) -> None:
         """As Engine.sweep. A sandbox dies with its runner; this waits until it has."""
@@ -204,6 +206,8 @@ class SandboxEngine:
                 with contextlib.suppress(OSError):  # gone already, or a kernel before 5.3
                     self._init = os.pidfd_open(event["child-pid"])
                 started()
+                if self._killed:  # before there was a process
+                    self._end_now()
             exit_code = event.get("exit-code", exit_code)
         return exit_code
 
@@ -226,11 +230,18 @@ class SandboxEngine:
             return Exit(ended if ended > 0 else 128 - ended)
         return _refused(container, stderr.fileno(), before)
 
+    def _end_now(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if self._init is not None:
+                signal.pidfd_send_signal(self._init, signal.SIGKILL)
+            elif self._process is not None:
+                self._process.kill()
+
     def _end(self, key: str) -> None:
         """Wait until nothing of the sandbox is left, killing it if an exception came in between."""
         if self._process is None:
             return
-        self.kill()
+        self._end_now()
         self._process.wait()
         self._process = None
         init, self._init = self._init, None

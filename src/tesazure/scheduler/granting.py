@@ -1,0 +1,61 @@
+"""What an attempt is given besides its Plan: access to its files, made when it is placed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from tesazure.access import Access
+from tesazure.errors import (
+    BackendError,
+    BackendUnavailable,
+    StoreError,
+    TesazureError,
+    Unplaceable,
+)
+from tesazure.plan import Plan
+from tesazure.sealing import Seal
+from tesazure.secrecy import Censor, is_hidden, of_field
+from tesazure.store.base import Store
+
+Grant = Callable[[Plan, Mapping[str, str]], Awaitable[Access]]
+"""The Access of an attempt, given its Plan and the whole URLs of those in it whose secrets were cut
+out (see `secrecy.cut`). Raises a TesazureError: a `retryable` one is tried again, after any other
+the task can never run."""
+
+
+async def given(_: Plan, whole: Mapping[str, str]) -> Access:
+    """The Grant of a server that has no credentials of its own: what the client sent."""
+    return Access(inputs=of_field(whole, "inputs"), outputs=of_field(whole, "outputs"))
+
+
+class Granting:
+    """Makes the Access of attempts. `seal` opens what the API sealed."""
+
+    def __init__(self, store: Store, seal: Seal, grant: Grant = given) -> None:
+        self._store = store
+        self._seal = seal
+        self._grant = grant
+
+    async def access(self, plan: Plan) -> Access:
+        """For an attempt that is about to be submitted. Raises Unplaceable with the reason,
+        BackendUnavailable for what may pass, StoreUnavailable."""
+        whole: dict[str, str] = {}
+        try:
+            if _lacks_secrets(plan):
+                sealed = await self._store.sealed(plan.task_id)
+                if sealed is None:
+                    raise Unplaceable("the secrets in its URLs are gone; submit the task again")
+                whole = self._seal.open(plan.task_id, sealed)
+            return await self._grant(plan, whole)
+        except (BackendError, StoreError):
+            raise
+        except TesazureError as error:
+            reason = f"no access to its files: {Censor(whole.values())(str(error))}"
+            raise (BackendUnavailable if error.retryable else Unplaceable)(reason) from None
+
+
+def _lacks_secrets(plan: Plan) -> bool:
+    """Whether anything was cut out of the task's URLs: without asking the store, as most have
+    none."""
+    downloads = any(is_hidden(item.url) for item in plan.downloads if item.url)
+    return downloads or any(is_hidden(item.url) for item in plan.uploads)

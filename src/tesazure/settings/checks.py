@@ -1,0 +1,237 @@
+"""What is wrong with settings that can each be read: with several together, or with the world.
+
+No message shows a secret; one about a secret says what it must be like.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import re
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+from tesazure.settings.declarations import LONGEST_CREDENTIAL_H, LONGEST_RUNTIME_S, Settings
+
+_POSITIVE = ("lease_s", "max_body_bytes", "max_connections", "request_timeout_s")
+_ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
+"""Microsoft, "Storage account overview", storage account name."""
+_FILES = ("gcs_credentials_file", "sftp_known_hosts", "sftp_key_file", "ca_bundle")
+_REGION = re.compile(r"[A-Za-z0-9-]+")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+_HOST_AND_PORT = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?")
+
+
+def conflicts(s: Settings) -> list[str]:
+    """Every problem, each with its remedy."""
+    return [*_server(s), *_azure(s), *_other_systems(s), *_files(s)]
+
+
+def _server(s: Settings) -> list[str]:
+    problems = []
+    if s.port > 65535:
+        problems.append("PORT: must be at most 65535")
+    if s.database_url:
+        problems += _database(s.database_url)
+    if s.max_runtime_s > LONGEST_RUNTIME_S:
+        problems.append(f"MAX_RUNTIME_S: must be at most {LONGEST_RUNTIME_S} (10 years; 0: none)")
+    for directory in s.allow_dir:
+        if not directory.is_absolute():
+            problems.append(f"ALLOW_DIR: {directory} must be an absolute path")
+        elif not directory.is_dir():
+            problems.append(f"ALLOW_DIR: {directory} is not a directory; make it or leave it out")
+    problems += [
+        f"{name.upper()}: must be at least 1" for name in _POSITIVE if getattr(s, name) < 1
+    ]
+    return problems
+
+
+def _database(url: str) -> list[str]:
+    """What is wrong with DATABASE_URL, in words that do not show it: it holds a password."""
+    try:
+        parsed = urlsplit(url)
+        _ = parsed.port
+    except ValueError:
+        text = "is not a URL; write postgresql://user:password@host:port/name, with special"
+        return [f"DATABASE_URL: {text} characters percent-encoded ([ as %5B, @ as %40, / as %2F)"]
+    if parsed.scheme not in ("postgresql", "postgres"):
+        return ["DATABASE_URL: must begin with postgresql:// (empty: SQLite)"]
+    return []
+
+
+def _azure(s: Settings) -> list[str]:
+    problems = []
+    name, key = s.storage_account_name, s.storage_account_key
+    if name and not _ACCOUNT.fullmatch(name):
+        problems.append(
+            "STORAGE_ACCOUNT_NAME: must be 3 to 24 lower-case letters and digits (the account's"
+            " name, not its URL)"
+        )
+    if key and not name:
+        problems.append("STORAGE_ACCOUNT_KEY: is a key of which account? set STORAGE_ACCOUNT_NAME")
+    if key and not _is_base64(key):
+        problems.append(
+            "STORAGE_ACCOUNT_KEY: must be base64, as the portal shows it under Access keys (a"
+            " connection string holds it after AccountKey=)"
+        )
+    if not _HOST.fullmatch(s.storage_endpoint_suffix):
+        problems.append(
+            "STORAGE_ENDPOINT_SUFFIX: must be what hosts end in, without dot at its ends and"
+            " without https://, such as core.windows.net"
+        )
+    for setting in ("storage_blob_endpoint", "storage_file_endpoint"):
+        problems += _storage_endpoint(setting.upper(), getattr(s, setting), name)
+    principal = {
+        "AZURE_CLIENT_ID": s.azure_client_id,
+        "AZURE_SECRET": s.azure_secret,
+        "AZURE_TENANT": s.azure_tenant,
+    }
+    missing = [setting for setting, value in principal.items() if not value]
+    # An id alone tells which of several managed identities is meant.
+    managed = s.azure_identity == "default" and missing == ["AZURE_SECRET", "AZURE_TENANT"]
+    if missing and len(missing) < len(principal) and not managed:
+        given = " and ".join(setting for setting, value in principal.items() if value)
+        problems.append(
+            f"{' and '.join(missing)}: a service principal needs client id, secret and tenant;"
+            f" set {'it' if len(missing) == 1 else 'them'}, or leave out {given}"
+        )
+    if s.azure_authority_host:
+        authority = s.azure_authority_host
+        problems += _endpoint("AZURE_AUTHORITY_HOST", authority, schemes=("https",))[1]
+    if not 0 < s.credential_hours <= LONGEST_CREDENTIAL_H:
+        problems.append(
+            f"CREDENTIAL_HOURS: must be more than 0 and at most {LONGEST_CREDENTIAL_H} (7 days,"
+            " Azure's longest)"
+        )
+    return problems
+
+
+def _storage_endpoint(setting: str, url: str, account: str) -> list[str]:
+    """What is wrong with the URL of an Azure storage service."""
+    if not url:
+        return []
+    parsed, problems = _endpoint(setting, url, path=True)
+    if parsed is None:
+        return problems
+    if not account:
+        return [f"{setting}: belongs to which account? set STORAGE_ACCOUNT_NAME"]
+    path = parsed.path.strip("/")
+    without = url.rstrip("/").removesuffix(parsed.path.rstrip("/"))
+    if path and path != account:
+        return [f"{setting}: its path must be the account: {without}/{account}"]
+    if not path and _is_address(parsed.hostname or ""):
+        return [f"{setting}: such a host serves many accounts; write {without}/{account}"]
+    return []
+
+
+def _other_systems(s: Settings) -> list[str]:
+    problems = []
+    for setting in ("s3_endpoint_url", "gcs_endpoint_url"):
+        if url := getattr(s, setting):
+            problems += _endpoint(setting.upper(), url)[1]
+    if not _REGION.fullmatch(s.s3_region):
+        problems.append("S3_REGION: must be a region's name, such as us-east-1")
+    if bool(s.s3_access_key_id) != bool(s.s3_secret_access_key):
+        missing = "S3_SECRET_ACCESS_KEY" if s.s3_access_key_id else "S3_ACCESS_KEY_ID"
+        problems.append(f"{missing}: is missing; an access key is an id and a secret")
+    if s.s3_session_token and not s.s3_access_key_id:
+        problems.append("S3_SESSION_TOKEN: needs S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY")
+    for number, pair in enumerate(s.drs_tokens, 1):
+        host, equals, token = pair.partition("=")
+        if not equals or not token or not _HOST_AND_PORT.fullmatch(host):
+            shown = f" ({host})" if equals and _HOST_AND_PORT.fullmatch(host) else ""
+            problems.append(f"DRS_TOKENS: entry {number}{shown} must be host=token or host:port=…")
+    return problems
+
+
+def _files(s: Settings) -> list[str]:
+    problems = []
+    for setting in _FILES:
+        name = setting.upper()
+        if not getattr(s, setting):
+            continue
+        file = Path(getattr(s, setting))
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            problems.append(f"{name}: {file}: {error.strerror}")
+            continue
+        if said := _content(setting, data):
+            problems.append(f"{name}: {file} {said}")
+    return problems
+
+
+def _content(setting: str, data: bytes) -> str:
+    """What is wrong with a file; nothing of it is shown."""
+    match setting:
+        case "gcs_credentials_file":
+            try:
+                kind = msgspec.json.decode(data, type=dict[str, object]).get("type")
+            except msgspec.MsgspecError:
+                kind = None
+            return "" if kind == "service_account" else "is not the JSON key of a service account"
+        case "ca_bundle":
+            return "" if b"-----BEGIN CERTIFICATE-----" in data else "holds no PEM certificate"
+        case "sftp_key_file":
+            return _private_key(data)
+        case _:
+            try:
+                data.decode()
+            except UnicodeDecodeError:
+                return "is not a text"
+            return ""
+
+
+def _private_key(data: bytes) -> str:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+
+    is_ssh = b"OPENSSH PRIVATE KEY-----" in data
+    load = serialization.load_ssh_private_key if is_ssh else serialization.load_pem_private_key
+    try:
+        load(data, password=None)
+    except TypeError:
+        return "has a passphrase; make a copy without one (ssh-keygen -p)"
+    except (ValueError, UnsupportedAlgorithm):
+        return "is no private key in OpenSSH's or PEM format (not the .pub file)"
+    return ""
+
+
+def _endpoint(
+    setting: str, url: str, *, path: bool = False, schemes: tuple[str, ...] = ("https", "http")
+) -> tuple[SplitResult | None, list[str]]:
+    """A URL's parts, or what is wrong with it in words that show nothing of it but its host."""
+    example = f"{schemes[0]}://host[:port]{'[/account]' if path else ''}"
+    try:
+        parsed = urlsplit(url)
+        _ = parsed.port
+    except ValueError:
+        return None, [f"{setting}: is not a URL; write {example}"]
+    if parsed.scheme not in schemes or not parsed.hostname:
+        return None, [f"{setting}: must be a URL such as {example}"]
+    if parsed.username is not None or parsed.query or parsed.fragment:
+        text = "must hold no user, password, signature or query"
+        return None, [f"{setting}: {text}: {parsed.scheme}://{parsed.hostname}"]
+    if not path and parsed.path.strip("/"):
+        return None, [f"{setting}: must hold no path: {parsed.scheme}://{parsed.netloc}"]
+    return parsed, []
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        return bool(base64.b64decode(text, validate=True))
+    except ValueError:
+        return False
+
+
+def _is_address(host: str) -> bool:
+    """Whether a host is no name that could hold an account's."""
+    if host == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,260 @@
+"""Every setting once: name, type, default, help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+
+PREFIX = "APP_"
+LONGEST_RUNTIME_S = 10 * 365 * 86400
+"""No time limit may be longer: ten years. Far larger numbers are beyond what clocks can add."""
+LONGEST_CREDENTIAL_H = 168
+"""Azure, "Create a user delegation SAS": its key is good for seven days at most."""
+
+
+class Help(msgspec.Struct, frozen=True):
+    """What a setting means, in a sentence. A secret's value is never shown."""
+
+    text: str
+    secret: bool = False
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings, validated together. Sizes named `_gb` are in units of 10^9 bytes."""
+
+    host: Annotated[str, Help("Address the server listens on.")] = "127.0.0.1"
+    port: Annotated[int, Help("Port the server listens on; 0 lets the system choose one.")] = 8000
+    data_dir: Annotated[
+        Path, Help("Directory for the embedded database, the tasks' work files and streams.")
+    ] = Path("tesazure-data")
+    allow_dir: Annotated[
+        tuple[Path, ...],
+        Help("Directories whose files tasks may read and write by file:// and bare paths."),
+    ] = ()
+    database_url: Annotated[
+        str,
+        Help(
+            "PostgreSQL as postgresql://user:password@host/name; empty: SQLite in the data"
+            " directory.",
+            secret=True,
+        ),
+    ] = ""
+    compute_backend: Annotated[Literal["local"], Help("Where tasks run.")] = "local"
+    local_engine: Annotated[
+        Literal["auto", "docker", "podman", "sandbox"],
+        Help("What runs the containers; auto takes the first of docker, podman, sandbox."),
+    ] = "auto"
+    docker_host: Annotated[
+        str, Help("Docker's API, as DOCKER_HOST; empty: DOCKER_HOST, else the usual socket.")
+    ] = ""
+    podman_host: Annotated[
+        str, Help("Podman's Docker-compatible API socket; empty: CONTAINER_HOST, else the usual.")
+    ] = ""
+    local_cpu_cores: Annotated[
+        float, Help("Cores that tasks may use together; 0: all of the machine's.")
+    ] = 0
+    local_ram_gb: Annotated[float, Help("Memory that tasks may use together; 0: all.")] = 0
+    local_disk_gb: Annotated[
+        float,
+        Help("Disk that tasks may use together, as far as it is free; 0: the whole file system."),
+    ] = 0
+    shared_global_dir: Annotated[
+        str, Help("Host directory seen as /tes-wd/shared-global; empty: one in the data directory.")
+    ] = ""
+    task_network: Annotated[bool, Help("Whether tasks have a network.")] = True
+    allow_private_addresses: Annotated[
+        bool,
+        Help(
+            "Whether URLs of inputs and outputs may lead to private addresses, this machine's own"
+            " among them; metadata services of clouds are always refused."
+        ),
+    ] = True
+    storage_account_name: Annotated[
+        str, Help("Azure storage account that az:// URLs mean and whose key or identity we have.")
+    ] = ""
+    storage_account_key: Annotated[
+        str,
+        Help(
+            "One of that account's keys. It stays with the server: tasks get signatures made with"
+            " it, each for their own files.",
+            secret=True,
+        ),
+    ] = ""
+    storage_endpoint_suffix: Annotated[
+        str,
+        Help(
+            "What storage hosts of this cloud end in, after blob. and file.; core.usgovcloudapi.net"
+            " and core.chinacloudapi.cn are known."
+        ),
+    ] = "core.windows.net"
+    storage_blob_endpoint: Annotated[
+        str,
+        Help(
+            "URL of the account's Blob service, as in a connection string; empty: by name and"
+            " suffix. With the account as its path where that is not in the host (Azurite)."
+        ),
+    ] = ""
+    storage_file_endpoint: Annotated[
+        str, Help("URL of the account's Azure Files service, likewise.")
+    ] = ""
+    azure_client_id: Annotated[
+        str,
+        Help(
+            "Service principal that signs for Azure storage, where there is no account key; with"
+            " AZURE_IDENTITY=default and without AZURE_SECRET, a managed identity."
+        ),
+    ] = ""
+    azure_secret: Annotated[str, Help("Client secret of the service principal.", secret=True)] = ""
+    azure_tenant: Annotated[str, Help("Tenant of the service principal.")] = ""
+    azure_authority_host: Annotated[
+        str, Help("URL of the service that issues tokens; empty: that of the cloud.")
+    ] = ""
+    azure_identity: Annotated[
+        Literal["none", "default"],
+        Help(
+            "default: without a service principal, take the identity of wherever the server runs"
+            " (managed or workload identity, az login), as DefaultAzureCredential finds it."
+        ),
+    ] = "none"
+    credential_hours: Annotated[
+        float,
+        Help(
+            "Hours that credentials last which the server makes for a task without a time limit; at"
+            " most 168. A task that takes longer cannot write its outputs."
+        ),
+    ] = 168
+    s3_endpoint_url: Annotated[
+        str, Help("URL of an S3 service other than AWS, which s3:// URLs then mean.")
+    ] = ""
+    s3_region: Annotated[str, Help("Region that S3 requests are signed for.")] = "us-east-1"
+    s3_access_key_id: Annotated[str, Help("Access key of the S3 service.")] = ""
+    s3_secret_access_key: Annotated[str, Help("Its secret.", secret=True)] = ""
+    s3_session_token: Annotated[
+        str, Help("Session token, where the access key is a temporary one.", secret=True)
+    ] = ""
+    gcs_endpoint_url: Annotated[
+        str, Help("URL of a Google Cloud Storage service other than Google's own.")
+    ] = ""
+    gcs_credentials_file: Annotated[
+        str, Help("JSON file with the key of a Google service account, for gs:// URLs.")
+    ] = ""
+    drs_tokens: Annotated[
+        tuple[str, ...],
+        Help("Bearer tokens for DRS servers: host=token, host:port=token, …", secret=True),
+    ] = ()
+    sftp_known_hosts: Annotated[
+        str, Help("OpenSSH known_hosts file with the keys of the servers that sftp:// may reach.")
+    ] = ""
+    sftp_key_file: Annotated[
+        str, Help("Private key file for sftp:// URLs without a password; it has no passphrase.")
+    ] = ""
+    ca_bundle: Annotated[
+        str,
+        Help("PEM file of the authorities that TLS connections to storage trust; empty: system's."),
+    ] = ""
+    input_cache_gb: Annotated[
+        float,
+        Help("Size of each node's cache of inputs that several tasks read; 0: there is none."),
+    ] = 0
+    secrets_key: Annotated[
+        str,
+        Help(
+            "Key, 32 bytes in base64, that seals the signatures and passwords of submitted URLs in"
+            " the database; the same for all servers on one database. Empty: secrets.key in the"
+            " data directory. Keys that it replaces may follow it, after commas.",
+            secret=True,
+        ),
+    ] = ""
+    default_cpu_cores: Annotated[float, Help("Cores reserved for a task that names none.")] = 1
+    default_ram_gb: Annotated[float, Help("Memory reserved for a task that names none.")] = 0.5
+    default_disk_gb: Annotated[float, Help("Disk reserved for a task that names none.")] = 0.1
+    max_runtime_s: Annotated[
+        float,
+        Help(
+            "Time limit of an attempt, from its first input to the end of its last executor, unless"
+            " backend_parameters has max_runtime_s; 0: none. Outputs are written beyond it."
+        ),
+    ] = 0
+    max_retries: Annotated[
+        int, Help("Further attempts after a failure of the backend, never of the task's command.")
+    ] = 2
+    retry_delay_s: Annotated[float, Help("Seconds before another attempt.")] = 1
+    backfill_s: Annotated[
+        float,
+        Help("Seconds for which smaller tasks may overtake the oldest one that does not fit yet."),
+    ] = 30
+    scheduler: Annotated[
+        bool, Help("Whether this process places and watches tasks; false: it only answers HTTP.")
+    ] = True
+    lease_s: Annotated[
+        float, Help("Seconds after which another server takes over a silent server's tasks.")
+    ] = 30
+    log_tail_bytes: Annotated[
+        int, Help("How much of an executor's stdout and stderr a FULL view shows.")
+    ] = 65536
+    work_retention_hours: Annotated[
+        float, Help("Hours that finished tasks' work files and streams are kept; 0: for ever.")
+    ] = 24
+    task_retention_days: Annotated[
+        float, Help("Days that finished tasks' records are kept; 0: for ever.")
+    ] = 0
+    max_body_bytes: Annotated[int, Help("Largest request body.")] = 16 * 2**20
+    request_timeout_s: Annotated[
+        float, Help("Seconds that a client may take to send its request.")
+    ] = 30
+    max_connections: Annotated[int, Help("Connections served at once; more are refused.")] = 4096
+    cors_origins: Annotated[
+        tuple[str, ...], Help("Origins that browsers may call the API from; * for all.")
+    ] = ()
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Help("What to log.")] = (
+        "info"
+    )
+    service_id: Annotated[str, Help("service-info: id, in reverse domain notation.")] = (
+        "org.tesazure.local"
+    )
+    service_name: Annotated[str, Help("service-info: name.")] = "tesazure"
+    service_description: Annotated[str, Help("service-info: description.")] = (
+        "A GA4GH Task Execution Service"
+    )
+    organization_name: Annotated[str, Help("service-info: name of who runs it.")] = "tesazure"
+    organization_url: Annotated[str, Help("service-info: web site of who runs it.")] = (
+        "https://github.com/tesazure/tesazure"
+    )
+    contact_url: Annotated[str, Help("service-info: where to ask, a URL or mailto:.")] = ""
+    environment: Annotated[str, Help("service-info: production, test, …")] = "production"
+
+    def __repr__(self) -> str:
+        return "Settings(…)"
+
+
+FIELDS: dict[str, Any] = get_type_hints(Settings, include_extras=True)
+"""Setting name (lower case) -> its annotated type."""
+
+ALIASES = {"docker_host": "DOCKER_HOST", "podman_host": "CONTAINER_HOST"}
+"""Setting name -> a variable of other programs that is read as well; `APP_` ones win."""
+
+
+class Client(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line needs to reach a server; variables begin with `TESAZURE_`."""
+
+    server: Annotated[
+        str, Help("URL of the server, with or without /ga4gh/tes/v1; also --server.")
+    ] = "http://127.0.0.1:8000"
+    token: Annotated[
+        str, Help("Bearer token sent with every request; also --token.", secret=True)
+    ] = ""
+
+    def __repr__(self) -> str:
+        return f"Client({self.server})"
+
+
+CLIENT_PREFIX = "TESAZURE_"
+CLIENT_FIELDS: dict[str, Any] = get_type_hints(Client, include_extras=True)
+
+
+def help_of(name: str) -> Help:
+    """The help of a setting."""
+    found: Help = FIELDS[name].__metadata__[0]
+    return found

@@ -1,0 +1,293 @@
+"""Who signs for Azure storage: the account's key, or an identity by a user delegation key. For
+that one Microsoft's SDKs are needed, which the extra `azure` installs.
+
+Source: "Create a user delegation SAS", "Get User Delegation Key" (Microsoft).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tesazure.errors import PermissionDenied, StorageError, StorageUnavailable
+from tesazure.storage.azure_urls import AzureUrl, BlobUrl
+from tesazure.storage.sas import DelegationKey, Grant, Place, delegation_sas, service_sas
+
+if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
+
+EARLIER = timedelta(minutes=15)
+"""Signatures are good from that long ago: clocks differ ("Best practices when using SAS")."""
+DELEGATION_DAYS = 7
+"""How long a user delegation key may live."""
+_KEY_SLACK = timedelta(hours=1)
+"""A cached key that lacks less than this of the longest life is as good as a new one."""
+_REFUSED_S = 300.0
+"""Seconds for which an account that refused our identity is not asked again."""
+_SCOPE = "https://storage.azure.com/.default"
+_TIMEOUTS: dict[str, Any] = {"connection_timeout": 10, "read_timeout": 20}
+"""Of requests to storage, in seconds."""
+
+_log = logging.getLogger(__name__)
+
+
+class AzureConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server may sign with. Holds secrets."""
+
+    account: str = ""
+    """The account that `key` is for, and that az:// means."""
+    key: str = ""
+    services: tuple[str, ...] = ()
+    """URLs of this account's Blob and Files services, without slashes at the end."""
+    cloud: tuple[str, ...] = ()
+    """Ends of the hosts of this cloud's other accounts, which the identity may be shown to."""
+    tenant: str = ""
+    client_id: str = ""
+    secret: str = ""
+    authority: str = ""
+    own_authority: bool = False
+    """Whether `authority` is not one of Microsoft's public ones, which would vouch for it."""
+    default_identity: bool = False
+    """Whether to look for an identity where this runs when no `secret` is set."""
+    ca_bundle: str = ""
+
+    def __repr__(self) -> str:
+        return "AzureConfig(…)"
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Rights as in the parameter `sp`, in the service's order; for the whole container or share, or
+    only for what the URL names."""
+
+    rights: str
+    whole: bool
+
+
+class _Held(msgspec.Struct, frozen=True):
+    key: DelegationKey
+    expires: datetime
+
+
+class AzureSigner:
+    """Signs URLs. May be used from several threads at once; may ask Azure for a key, and wait."""
+
+    def __init__(self, config: AzureConfig, clock: Callable[[], float] = time.time) -> None:
+        self._config = config
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+        self._keys: dict[str, _Held] = {}
+        self._refusals: dict[str, tuple[float, str]] = {}
+        """Service's URL -> until when on the monotonic clock, and what it said."""
+        self._credential: TokenCredential | None = None
+
+    def signed(self, url: AzureUrl, wanted: Wanted, lifetime_s: float) -> tuple[str, str]:
+        """The URL with a signature good for `lifetime_s` seconds (at most seven days where it is an
+        identity's), empty without the means to sign, and a remark for the task's log, mostly none.
+        Raises PermissionDenied when the configured account refuses our identity or there
+        is none, StorageUnavailable when Azure cannot be asked now."""
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        grant = Grant(
+            rights=wanted.rights,
+            start=now - EARLIER,
+            expiry=now + timedelta(seconds=lifetime_s),
+            protocol="https,http" if url.endpoint.startswith("http:") else "https",
+        )
+        place = Place(
+            service="blob" if isinstance(url, BlobUrl) else "file",
+            account=self._account(url),
+            container=url.container,
+            path="" if wanted.whole else url.path,
+        )
+        ours = url.endpoint in self._config.services
+        if ours and self._config.key:
+            return self._with(url, service_sas(place, grant, self._config.key)), ""
+        if not self.has_identity or not (ours or self._is_of_our_cloud(url)):
+            return "", ""
+        try:
+            held = self._delegation_key(url, now, grant.expiry)
+        except PermissionDenied as error:
+            if ours:
+                raise
+            return "", f"{error}; its files are asked for anonymously"
+        grant = msgspec.structs.replace(grant, expiry=min(grant.expiry, held.expires))
+        return self._with(url, delegation_sas(place, grant, held.key)), ""
+
+    def _with(self, url: AzureUrl, sas: str) -> str:
+        query = "&".join(filter(None, (url.query, sas)))
+        return msgspec.structs.replace(url, query=query).url
+
+    def _account(self, url: AzureUrl) -> str:
+        """The real name of the account: a custom domain does not show it."""
+        return self._config.account if url.endpoint in self._config.services else url.account
+
+    @property
+    def has_identity(self) -> bool:
+        """Whether there is one to sign by, which takes asking Azure now and then."""
+        return bool(self._config.secret) or self._config.default_identity
+
+    def _is_of_our_cloud(self, url: AzureUrl) -> bool:
+        """Whether a token may be shown to a service: it is Microsoft's, and asked over TLS."""
+        parts = urlsplit(url.endpoint)
+        return parts.scheme == "https" and (parts.hostname or "").endswith(self._config.cloud)
+
+    def _delegation_key(self, url: AzureUrl, now: datetime, wanted: datetime) -> _Held:
+        """A key of the service that is good until `wanted`, or nearly as long as one can be."""
+        needed = min(wanted, now + timedelta(days=DELEGATION_DAYS) - EARLIER - _KEY_SLACK)
+        with self._lock:
+            lock = self._locks.setdefault(url.endpoint, threading.Lock())
+        with lock:  # one asks, the others wait for its answer
+            key = self._keys.get(url.endpoint)
+            if key is not None and key.expires >= needed:
+                return key
+            until, said = self._refusals.get(url.endpoint, (0.0, ""))
+            if time.monotonic() < until:
+                raise PermissionDenied(said)
+            try:
+                key = self._ask_for_key(url, now - EARLIER)
+            except PermissionDenied as error:
+                self._refusals[url.endpoint] = time.monotonic() + _REFUSED_S, str(error)
+                _log.warning("%s", error)
+                raise
+            self._keys[url.endpoint] = key
+            return key
+
+    def _ask_for_key(self, url: AzureUrl, start: datetime) -> _Held:
+        from azure.core import exceptions
+
+        expires = start + timedelta(days=DELEGATION_DAYS)
+        about = f"{url.service} of account {self._account(url)}"
+        with _sdk():
+            credential = self._identity()
+            self._check_identity(credential)
+            try:
+                with self._client(url, credential) as client:
+                    got = client.get_user_delegation_key(start, expires)
+            except exceptions.HttpResponseError as error:
+                raise _refusal(about, error) from error
+            except exceptions.AzureError as error:
+                raise StorageUnavailable(f"{about} cannot be asked: {_short(error)}") from error
+        key = DelegationKey(
+            oid=got.signed_oid,
+            tid=got.signed_tid,
+            start=got.signed_start,
+            expiry=got.signed_expiry,
+            service=got.signed_service,
+            version=got.signed_version,
+            value=got.value,
+        )
+        return _Held(key, expires)
+
+    def _check_identity(self, credential: TokenCredential) -> None:
+        """Raises, unless there is a token, which the credential keeps: so that a fault of ours is
+        not taken for an account's refusal."""
+        from azure.core import exceptions
+        from azure.identity import CredentialUnavailableError
+
+        remedy = "AZURE_CLIENT_ID, AZURE_SECRET, AZURE_TENANT and AZURE_IDENTITY set it"
+        try:
+            credential.get_token(_SCOPE)
+        except CredentialUnavailableError as error:
+            text = f"this server finds no Azure identity: {_short(error)}; {remedy}"
+            raise StorageUnavailable(text) from error
+        except exceptions.AzureError as error:
+            if _was_answered(error):
+                text = f"this server's Azure identity is refused: {_short(error)}; {remedy}"
+                raise StorageError(text) from error
+            text = f"Azure cannot be asked for a token now: {_short(error)}"
+            raise StorageUnavailable(text) from error
+
+    def _identity(self) -> TokenCredential:
+        with self._lock:
+            if self._credential is None:
+                self._credential = self._make_identity()
+            return self._credential
+
+    def _make_identity(self) -> TokenCredential:
+        from azure.identity import ClientSecretCredential, DefaultAzureCredential
+
+        c = self._config
+        options = {
+            "authority": c.authority,
+            "disable_instance_discovery": c.own_authority,
+            "connection_verify": c.ca_bundle or True,
+        }
+        if c.secret:
+            return ClientSecretCredential(c.tenant, c.client_id, c.secret, **options)
+        if c.client_id:
+            options["managed_identity_client_id"] = c.client_id
+        return DefaultAzureCredential(**options)
+
+    def _client(self, url: AzureUrl, credential: TokenCredential) -> Any:
+        options: dict[str, Any] = {**_TIMEOUTS, "connection_verify": self._config.ca_bundle or True}
+        if isinstance(url, BlobUrl):
+            from azure.storage.blob import BlobServiceClient, ExponentialRetry
+
+            retry = ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=2)
+            return BlobServiceClient(url.endpoint, credential, retry_policy=retry, **options)
+        from azure.storage.fileshare import ExponentialRetry as FilesRetry
+        from azure.storage.fileshare import ShareServiceClient
+
+        retry_files = FilesRetry(initial_backoff=1, increment_base=2, retry_total=2)
+        return ShareServiceClient(
+            url.endpoint,
+            credential=credential,
+            token_intent="backup",  # noqa: S106 - no password but a reason: it is not for a file
+            retry_policy=retry_files,
+            **options,
+        )
+
+
+def _refusal(about: str, error: Any) -> StorageError:
+    status, code = error.status_code, getattr(error, "error_code", "") or ""
+    answer = f"HTTP {status} {getattr(code, 'value', code)}".rstrip()
+    if status in (400, 401, 403, 404):
+        return PermissionDenied(
+            f"{about} gives this server's identity no user delegation key: {answer}; the identity"
+            " needs the role Storage Blob Delegator (Storage File Delegator) on the account"
+        )
+    if status is None or status in (408, 429) or status >= 500:
+        return StorageUnavailable(f"{about} gives no user delegation key now: {answer}")
+    return StorageError(f"{about} gives no user delegation key: {answer}")
+
+
+def _was_answered(error: Exception) -> bool:
+    """Whether an error of azure-identity is an authority's answer. One that could not be asked is
+    wrapped in the same class."""
+    from azure.core import exceptions
+
+    unasked = (exceptions.ServiceRequestError, exceptions.ServiceResponseError)
+    while not isinstance(error, unasked):
+        response = getattr(error, "response", None)
+        if response is not None:
+            return bool(response.status_code < 500 and response.status_code != 429)
+        inner = error.__cause__ or error.__context__
+        if not isinstance(inner, Exception):
+            return isinstance(error, exceptions.ClientAuthenticationError)
+        error = inner
+    return False
+
+
+def _short(error: Exception) -> str:
+    """The first line of an SDK's message: the others are trace ids and advice."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:500] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _sdk() -> Iterator[None]:
+    """Says what to install where the SDKs are not."""
+    try:
+        yield
+    except ImportError as error:
+        raise StorageError(
+            "signing for Azure storage needs Microsoft's SDKs: pip install 'tesazure[azure]'"
+        ) from error

@@ -1,0 +1,119 @@
+"""What the settings say about storage, for whoever puts the parts together."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from tesazure.access import Endpoints, S3Key
+from tesazure.errors import ConfigurationError
+from tesazure.settings import Settings
+from tesazure.storage.azure_signer import AzureConfig
+from tesazure.storage.grant import GrantConfig
+
+_AUTHORITIES = {
+    "core.usgovcloudapi.net": "https://login.microsoftonline.us",
+    "core.chinacloudapi.cn": "https://login.chinacloudapi.cn",
+}
+"""Where tokens of clouds other than the public one come from ("Microsoft Entra authentication
+and national clouds")."""
+_PUBLIC = "https://login.microsoftonline.com"
+
+
+def endpoints_of(s: Settings) -> Endpoints:
+    """Where the storage systems are. Raises OSError when a file that was there is not any more."""
+    default = Endpoints()
+    known_hosts = Path(s.sftp_known_hosts).read_text() if s.sftp_known_hosts else ""
+    return Endpoints(
+        blob_suffixes=_with(default.blob_suffixes, f".blob.{s.storage_endpoint_suffix}"),
+        file_suffixes=_with(default.file_suffixes, f".file.{s.storage_endpoint_suffix}"),
+        blob=_service(s, "blob", s.storage_blob_endpoint),
+        file=_service(s, "file", s.storage_file_endpoint),
+        s3=s.s3_endpoint_url.rstrip("/"),
+        s3_region=s.s3_region,
+        gcs=s.gcs_endpoint_url.rstrip("/") or default.gcs,
+        ca_bundle=_absolute(s.ca_bundle),
+        sftp_known_hosts=known_hosts,
+    )
+
+
+def grant_config_of(s: Settings) -> GrantConfig:
+    """What the server signs with. Raises ConfigurationError when the packages for that are not
+    installed, OSError as above."""
+    if problems := _missing_packages(s):
+        raise ConfigurationError(problems)
+    suffix = s.storage_endpoint_suffix
+    endpoints = endpoints_of(s)
+    services = {
+        endpoints.blob,
+        endpoints.file,
+        # A custom domain has not taken the account's own host away.
+        *(f"https://{s.storage_account_name}.{kind}.{suffix}" for kind in ("blob", "file")),
+    }
+    pairs = [pair.partition("=") for pair in s.drs_tokens]
+    return GrantConfig(
+        endpoints=endpoints,
+        azure=AzureConfig(
+            account=s.storage_account_name,
+            key=s.storage_account_key,
+            services=tuple(services - {""}) if s.storage_account_name else (),
+            cloud=(f".blob.{suffix}", f".file.{suffix}"),
+            tenant=s.azure_tenant,
+            client_id=s.azure_client_id,
+            secret=s.azure_secret,
+            authority=s.azure_authority_host or _AUTHORITIES.get(suffix, _PUBLIC),
+            own_authority=bool(s.azure_authority_host),
+            default_identity=s.azure_identity == "default",
+            ca_bundle=endpoints.ca_bundle,
+        ),
+        s3=(
+            S3Key(s.s3_access_key_id, s.s3_secret_access_key, s.s3_session_token)
+            if s.s3_access_key_id
+            else None
+        ),
+        gcs_credentials_file=_absolute(s.gcs_credentials_file),
+        drs_tokens={host.lower(): token for host, _, token in pairs},
+        sftp_key=Path(s.sftp_key_file).read_text() if s.sftp_key_file else "",
+        unlimited_s=s.credential_hours * 3600,
+    )
+
+
+def _missing_packages(s: Settings) -> list[str]:
+    needs: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for name, is_set in (
+        ("azure_secret", bool(s.azure_secret)),
+        ("azure_identity", s.azure_identity == "default"),
+    ):
+        if is_set:
+            needs[name] = ("azure", ("azure.identity", "azure.storage.blob"))
+    if s.gcs_credentials_file:
+        needs["gcs_credentials_file"] = ("gcs", ("google.auth", "requests"))
+    return [
+        f"{name.upper()}: needs packages that are not installed: pip install 'tesazure[{extra}]'"
+        for name, (extra, modules) in needs.items()
+        if not all(map(_is_installed, modules))
+    ]
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even what it is in
+        return False
+
+
+def _service(s: Settings, kind: str, configured: str) -> str:
+    """URL of a service of the configured account; empty when there is none."""
+    if configured:
+        return configured.rstrip("/")
+    name = s.storage_account_name
+    return f"https://{name}.{kind}.{s.storage_endpoint_suffix}" if name else ""
+
+
+def _absolute(path: str) -> str:
+    """Where a file is for runners, too, which work elsewhere."""
+    return str(Path(path).absolute()) if path else ""
+
+
+def _with(suffixes: tuple[str, ...], own: str) -> tuple[str, ...]:
+    return suffixes if own in suffixes else (own, *suffixes)

@@ -1,0 +1,82 @@
+"""How long systems are waited for, and how often a try that failed is repeated."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from tesazure.errors import StorageUnavailable
+from tesazure.storage.base import Progress
+
+T = TypeVar("T")
+
+_TICK_S = 0.2
+
+
+class Patience(msgspec.Struct, frozen=True):
+    """How long to wait and how often to try. All times in seconds.
+
+    The pause before the n-th retry is random, between half of and all of `pause_s` * 2^(n-1), at
+    most `longest_pause_s`; a server's Retry-After counts up to `retry_after_s`. A transfer that
+    came `progress_bytes` further has its `attempts` anew.
+    """
+
+    attempts: int = 7
+    connect_s: float = 15
+    read_s: float = 60
+    """Without a single byte: the connection has stalled."""
+    pause_s: float = 0.5
+    longest_pause_s: float = 30
+    retry_after_s: float = 120
+    progress_bytes: int = 2**20
+
+
+class Again(Exception):
+    """One try failed in a way that another may not."""
+
+    def __init__(self, reason: str, retry_after_s: float = 0) -> None:
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+        super().__init__(reason)
+
+
+def persist(
+    patience: Patience,
+    what: str,
+    once: Callable[[], T],
+    progress: Progress | None = None,
+    furthest: Callable[[], int] = lambda: 0,
+) -> T:
+    """The result of `once`, called again after a pause while it raises Again.
+
+    `furthest` tells how many bytes have come so far. Raises StorageUnavailable, which begins with
+    `what`, when patience is spent.
+    """
+    failures, reached = 0, 0
+    while True:
+        try:
+            return once()
+        except Again as again:
+            if furthest() - reached >= patience.progress_bytes:
+                failures = 0
+            reached = furthest()
+            failures += 1
+            if failures >= patience.attempts:
+                raise StorageUnavailable(f"{what}: {again.reason} ({failures} attempts)") from again
+            pause = min(patience.pause_s * 2 ** (failures - 1), patience.longest_pause_s)
+            pause *= random.uniform(0.5, 1)  # noqa: S311 - spreads retries, protects nothing
+            pause = max(pause, min(again.retry_after_s, patience.retry_after_s))
+        _sleep(pause, progress)
+
+
+def _sleep(seconds: float, progress: Progress | None) -> None:
+    """Sleep, giving `progress` the chance to stop the transfer."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        if progress:
+            progress(0)
+        time.sleep(min(left, _TICK_S))

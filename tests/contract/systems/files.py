@@ -1,0 +1,52 @@
+"""Files of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+from tesazure.storage.file import FileStorage
+from tesazure.storage.urls import join
+from tests.contract.systems import System
+
+
+class Files(System):
+    """`file://` URLs."""
+
+    query = user = ""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.storage = FileStorage([root])
+
+    @classmethod
+    @contextlib.contextmanager
+    def made(cls, tmp_path: Path) -> Iterator[Self]:
+        root = tmp_path / "data"
+        root.mkdir()
+        yield cls(root)
+
+    def url(self, path: str) -> str:
+        return join(self.root.as_uri(), path)
+
+    def plant(self, path: str, content: bytes) -> str:
+        place = self.root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+        return self.url(path)
+
+    def planted(self, path: str) -> bytes | None:
+        place = self.root / path
+        return place.read_bytes() if place.exists() else None
+
+
+class BarePaths(Files):
+    """Absolute paths."""
+
+    def url(self, path: str) -> str:
+        return f"{self.root}/{path}"
+
+
+SYSTEMS = {"file": Files, "bare": BarePaths}

@@ -1,0 +1,59 @@
+"""FTP servers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Self
+from urllib.parse import quote
+
+from tesazure.storage.ftp import FtpStorage
+from tesazure.storage.patience import Patience
+from tesazure.storage.urls import join
+from tests.contract.systems import System
+from tests.services.ftp_server import PASSWORD, USER, FtpServer
+
+
+class Ftp(System):
+    """`ftp://`, as a user with a password, in the user's home."""
+
+    query: ClassVar[str] = ""
+    without: ClassVar[tuple[str, ...]] = ()
+    """Commands that the server does not know."""
+
+    def __init__(self, server: FtpServer) -> None:
+        self.server = server
+        self.storage = FtpStorage(patience=Patience(attempts=2, pause_s=0.01))
+
+    @classmethod
+    @contextlib.contextmanager
+    def made(cls, tmp_path: Path) -> Iterator[Self]:
+        root = tmp_path / "served"
+        root.mkdir()
+        with FtpServer(root, without=cls.without) as server:
+            system = cls(server)
+            yield system
+            system.storage.close()
+
+    def url(self, path: str) -> str:
+        return join(self.server.url(user=f"{USER}:{quote(PASSWORD, safe='')}"), path)
+
+    def plant(self, path: str, content: bytes) -> str:
+        place = self.server.root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+        return self.url(path)
+
+    def planted(self, path: str) -> bytes | None:
+        place = self.server.root / path
+        return place.read_bytes() if place.exists() else None
+
+
+class OldFtp(Ftp):
+    """The same on a server that knows RFC 959 and SIZE alone."""
+
+    without: ClassVar[tuple[str, ...]] = ("MLST", "MLSD")
+
+
+SYSTEMS = {"ftp": Ftp, "old_ftp": OldFtp}

@@ -1,0 +1,202 @@
+"""Azurite, Microsoft's emulator of Azure Storage: its Blob service, over HTTP and over HTTPS."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime as dt
+import functools
+import hashlib
+import http.client
+import os
+import re
+import ssl
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tesazure.access import Endpoints
+from tests.services import base, certificates, images
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobServiceClient
+
+LOCK = Path(__file__).parents[2] / "requirements" / "azurite"
+ACCOUNT = "tesazuretest"
+KEY = base64.b64encode(hashlib.sha512(b"a key for tests").digest()).decode()
+_LISTENING = re.compile(r"successfully listens on https?://127\.0\.0\.1:(\d+)")
+
+
+class Azurite(base.Service):
+    """The Blob service of one account, addressed by path. Azurite checks signatures, their times
+    and permissions; shared key and SAS."""
+
+    name = "azurite"
+    account = ACCOUNT
+    key = KEY
+
+    @property
+    def log(self) -> Path:
+        """What it printed."""
+        return self.root / "azurite.log"
+
+    @property
+    def port(self) -> int:
+        """TCP port on 127.0.0.1."""
+        found = _LISTENING.search(self.log.read_text())
+        if found is None:
+            raise base.StartFailed("Azurite does not listen yet")
+        return int(found[1])
+
+    @property
+    def endpoint(self) -> str:
+        """URL of the account's Blob service."""
+        return f"http://127.0.0.1:{self.port}/{self.account}"
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """The settings with which the product finds it."""
+        return Endpoints(blob=self.endpoint)
+
+    def start(self) -> None:
+        """Install if need be (20 s, once), and start (2 s)."""
+        node = base.require_program("node", "nodejs")
+        program = installed() / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
+        data = self.root / "data"
+        data.mkdir(parents=True)
+        options = ["--blobHost", "127.0.0.1", "--blobPort", "0", "--location", str(data)]
+        # The SDKs are newer than any Azurite.
+        options += ["--skipApiVersionCheck", "--disableTelemetry", "--silent"]
+        base.spawn(
+            [node, program, *options, *self._more_options()],
+            self.log,
+            {"AZURITE_ACCOUNTS": f"{self.account}:{self.key}"},
+        )
+        base.wait_until(self._answers, "Azurite", self.log)
+
+    def stop(self) -> None:
+        """End it and delete its data."""
+        base.end_processes_naming(self.root)
+        base.remove_tree(self.root)
+
+    def client(self) -> BlobServiceClient:
+        """Microsoft's SDK with the account's key, to plant and look with."""
+        from azure.storage.blob import BlobServiceClient
+
+        credential = {"account_name": ACCOUNT, "account_key": KEY}
+        trusted = self.endpoints.ca_bundle or True
+        return BlobServiceClient(self.endpoint, credential, connection_verify=trusted)
+
+    @contextlib.contextmanager
+    def container(self, **options: Any) -> Iterator[str]:
+        """The name of a new container, deleted at the end; `options` are the SDK's."""
+        name = f"c-{uuid.uuid4().hex}"
+        with self.client() as client:
+            client.create_container(name, **options)
+            yield name
+            client.delete_container(name)
+
+    def container_sas(self, container: str, permission: str = "rcwdl", minutes: int = 60) -> str:
+        """A SAS for all blobs of a container; `minutes` from now, negative for an expired one."""
+        from azure.storage.blob import generate_container_sas
+
+        return generate_container_sas(
+            ACCOUNT, container, KEY, permission=permission, **_times(minutes)
+        )
+
+    def blob_sas(self, container: str, blob: str, permission: str = "r", minutes: int = 60) -> str:
+        """A SAS for one blob."""
+        from azure.storage.blob import generate_blob_sas
+
+        return generate_blob_sas(
+            ACCOUNT, container, blob, account_key=KEY, permission=permission, **_times(minutes)
+        )
+
+    def _more_options(self) -> list[str]:
+        return []
+
+    def _connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+
+    def _answers(self) -> bool:
+        if not _LISTENING.search(self.log.read_text()):
+            return False
+        with contextlib.closing(self._connection()) as connection:
+            try:
+                connection.request("GET", f"/{self.account}?comp=list")
+                connection.getresponse()
+            except OSError:
+                return False
+        return True
+
+
+class AzuriteTls(Azurite):
+    """The same over HTTPS, which OAuth needs. It looks into bearer tokens (issuer, audience, times)
+    but verifies no signature of theirs."""
+
+    name = "azurite-tls"
+
+    @property
+    def ca(self) -> Path:
+        """The authority that its certificate is from, PEM."""
+        return self.root / "ca.pem"
+
+    @property
+    def endpoint(self) -> str:
+        """URL of the account's Blob service."""
+        return f"https://127.0.0.1:{self.port}/{self.account}"
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """The settings with which the product finds and trusts it."""
+        return Endpoints(blob=self.endpoint, ca_bundle=str(self.ca))
+
+    def _more_options(self) -> list[str]:
+        made = certificates.make(self.root, "127.0.0.1", "localhost")
+        return ["--oauth", "basic", "--cert", str(made.certificate), "--key", str(made.key)]
+
+    def _connection(self) -> http.client.HTTPConnection:
+        context = ssl.create_default_context(cafile=str(self.ca))
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=5, context=context)
+
+
+def _times(minutes: int) -> dict[str, Any]:
+    now = dt.datetime.now(dt.UTC)
+    return {
+        "start": now - dt.timedelta(days=1),
+        "expiry": now + dt.timedelta(minutes=minutes),
+    }
+
+
+@functools.cache
+def installed() -> Path:
+    """The directory that holds Azurite's node_modules, made now if it is not in the cache.
+
+    Raises Unavailable when its packages cannot be had.
+    """
+    npm = base.require_program("npm", "npm")
+    digest = hashlib.sha256((LOCK / "package-lock.json").read_bytes()).hexdigest()[:16]
+    directory = images.CACHE / "node" / f"azurite-{digest}"
+    with images.lock("azurite"):
+        if not (directory / "complete").exists():
+            base.remove_tree(directory)
+            directory.mkdir(parents=True)
+            for name in ("package.json", "package-lock.json"):
+                (directory / name).write_bytes((LOCK / name).read_bytes())
+            # No program of a package runs while it is installed.
+            options = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+            done = subprocess.run(
+                [npm, "ci", *options],
+                cwd=directory,
+                env={**os.environ, "CI": "true"},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=500,
+            )
+            if done.returncode != 0:
+                raise base.Unavailable(f"Azurite cannot be installed: {done.stderr[-1500:]}")
+            (directory / "complete").touch()
+    return directory
