@@ -10,7 +10,7 @@ name    align-… 50 %, call-… 49 %, qc-… 1 %, rare-… 40 in all
 tags    project=exome 33 % (in the older half), rare 40 in all, else common;
         workflow=w… 500 neighbours each; sample=s… 10 each, all over the store;
         parity=even, odd; half=old, new; debug 40 in all
-owner   alice 50 %, bob 40 in all, else nobody
+owner   alice of the tenant lab 50 %, bob of clinic 40 in all, else nobody
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ def _task(number: int, count: int, document_bytes: int) -> Iterator[tuple[Table,
     state = _state(number, count)
     name = _name(number, count)
     owner = "bob" if _rare(number, count, 3) else "alice" if number % 2 else None
+    tenant = {"alice": "lab", "bob": "clinic", None: None}[owner]
     created = START + number
     ended = created + 60 if state in TERMINAL else None
     own = _tags(number, count)
@@ -97,11 +98,12 @@ def _task(number: int, count: int, document_bytes: int) -> Iterator[tuple[Table,
         tasks,
         (
             *(number, task_id, state.value, 1 + 5 * attempt, owner, name, created, ended, None),
-            *("node" if attempt else None, None, attempt, 0.0, 1.0, 10**9, 10**9, None),
+            *("node" if attempt else None, None, attempt, 0.0, 1.0, 10**9, 10**9),
+            *(None, tenant),
         ),
     )
     yield docs, (number, document)
-    yield events, (number, number, task_id, state.value, ended or created, owner)
+    yield events, (number, number, task_id, state.value, ended or created, owner, tenant)
     for key, value in own.items():
         yield tags, (key, value, number)
     if ended:

@@ -75,10 +75,12 @@ def body(folder: Path, size: int = 2048, *, fresh_outputs: bool = False) -> byte
     return json.dumps(task).encode()
 
 
-def wrk(url: str, *, connections: int, seconds: float, post: bytes | None = None) -> dict[str, Any]:
+def wrk(
+    url: str, *, connections: int, seconds: float, post: bytes | None = None, token: str = ""
+) -> dict[str, Any]:
     """Requests per second, p50 and p99 in ms, and the number of failed requests.
 
-    Each `@N@` in `post` becomes the number of the request.
+    Each `@N@` in `post` becomes the number of the request. `token` is sent as a bearer token.
     """
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "load.lua"
@@ -95,7 +97,9 @@ def wrk(url: str, *, connections: int, seconds: float, post: bytes | None = None
                 _REPORT,
             ]
         script.write_text("\n".join(lines))
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script), url]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script)]
+        command += ["-H", f"Authorization: Bearer {token}"] if token else []
+        command.append(url)
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=seconds + 60, check=True
         )

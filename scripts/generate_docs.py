@@ -44,13 +44,16 @@ def settings_page() -> str:
         NOTICE,
         "# Settings\n\n",
         paragraph(
-            "Sources, later ones win: the default; a TOML file named by `--config`; an environment"
-            " variable, which is the setting's name after `APP_`; the command line, either a flag"
-            " of `tesazure serve` or `--set NAME=VALUE`. An empty environment variable counts as"
-            " not given. Lists of directories are separated by `:` in the environment, other lists"
-            " by commas; in TOML they are arrays. A setting that does not exist stops the server"
-            " with the nearest one that does. `tesazure config` shows every value and where it"
-            " comes from."
+            "Sources, later ones win: the default; a TOML file named by `--config`; a secret of"
+            " the [Key Vault](configuration.md#key-vault), `TESAZURE-` and the setting's name"
+            " with dashes for underscores; an environment variable, which is the setting's name"
+            " after `APP_`; the command line, either a flag of `tesazure serve` or `--set"
+            " NAME=VALUE`. What is empty in the environment or the vault counts as not given."
+            " Lists of directories are separated by `:` in texts, other lists by commas; in TOML"
+            " they are arrays. A setting that does not exist stops the server with the nearest"
+            " one that does. `tesazure config` shows every value and where it comes from. What"
+            " is **live** changes a [running server](configuration.md#while-the-server-runs)"
+            " when it changes in the file or the vault."
         ),
         "| name | type | default | meaning |\n|---|---|---|---|\n",
     ]
@@ -58,13 +61,15 @@ def settings_page() -> str:
         default = getattr(settings.Settings(), name)
         said = settings.help_of(name)
         secret = " Never shown or logged." if said.secret else ""
-        meaning = f"{said.text}{secret}".replace("|", "\\|")
+        live = " **Live.**" if said.live else ""
+        meaning = f"{said.text}{secret}{live}".replace("|", "\\|")
         shown = type_name(settings.FIELDS[name].__origin__)
         parts.append(f"| `{name.upper()}` | {shown} | {default_text(default)} | {meaning} |\n")
     aliases = [
         f"`{variable}` for `APP_{name.upper()}`" for name, variable in settings.ALIASES.items()
     ]
     parts.append("\n" + paragraph(f"Also read from the environment: {', '.join(aliases)}."))
+    parts += clouds_table()
     parts.append("## Of the command line as a client\n\n")
     parts.append("| variable | default | meaning |\n|---|---|---|\n")
     for name, kind in settings.CLIENT_FIELDS.items():
@@ -73,6 +78,17 @@ def settings_page() -> str:
         variable = f"{settings.CLIENT_PREFIX}{name.upper()}"
         parts.append(f"| `{variable}` | {default} | {said.text} |\n")
     return "".join(parts)
+
+
+def clouds_table() -> list[str]:
+    """What follows from CLOUD."""
+    names = list(settings.CLOUDS["AzurePublic"])
+    parts = ["## What follows from CLOUD\n\n"]
+    parts.append(f"| default of | {' | '.join(settings.CLOUDS)} |\n|---{'|---' * 3}|\n")
+    for name in names:
+        values = " | ".join(f"`{cloud[name]}`" for cloud in settings.CLOUDS.values())
+        parts.append(f"| `{name.upper()}` | {values} |\n")
+    return [*parts, "\n"]
 
 
 def type_name(kind: Any) -> str:

@@ -51,6 +51,29 @@ class S3Key(msgspec.Struct, omit_defaults=True, frozen=True):
         return "S3Key(…)"
 
 
+_DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+
+
+class RegistryLogin(msgspec.Struct, omit_defaults=True, frozen=True):
+    """A user of a private container registry."""
+
+    host: str
+    """Host or host:port, in lower case."""
+    user: str
+    password: str
+
+    def serves(self, image: str) -> bool:
+        """Whether an image reference names an image of this registry. Source: the distribution
+        project, reference/normalize.go: what has no host is Docker Hub's."""
+        first, slash, _ = image.partition("/")
+        named = bool(slash) and ("." in first or ":" in first or first == "localhost")
+        host = first.lower() if named else "docker.io"
+        return host == self.host or (host in _DOCKER_HUB and self.host in _DOCKER_HUB)
+
+    def __repr__(self) -> str:
+        return f"RegistryLogin({self.host})"
+
+
 class Access(msgspec.Struct, omit_defaults=True, frozen=True, kw_only=True):
     """The secrets of one attempt. Every one of them is optional: without, a system is asked
     anonymously."""
@@ -67,6 +90,8 @@ class Access(msgspec.Struct, omit_defaults=True, frozen=True, kw_only=True):
     """Host of a GA4GH DRS server, in lower case -> bearer token."""
     sftp_key: str = ""
     """A private key in OpenSSH's or PEM format, for sftp URLs without a password."""
+    registry: RegistryLogin | None = None
+    """For pulling the images of the Plan that are this registry's."""
     notes: tuple[str, ...] = ()
     """Remarks for the task's log, without secrets: what could not be granted, and what follows."""
 

@@ -7,7 +7,7 @@ Exit codes of `serve`:
 | 0 | stopped by SIGTERM or SIGINT; running tasks keep running, the next server takes them up |
 | 1 | a fault of the program; the log has it |
 | 2 | a setting is wrong, or names something that cannot be used |
-| 3 | the port or the data directory is in use, or the database cannot be reached |
+| 3 | the port or the data directory is in use, or the database or the Key Vault cannot be reached |
 | 128 + n | ended at once by a second signal n |
 """
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import gc
 import logging
 import os
@@ -24,24 +23,22 @@ import signal
 import socket
 import sys
 import time
-import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-import msgspec
 import uvicorn
 import uvloop
 
-from tesazure import __version__
+from tesazure import __version__, json_log
 from tesazure.access import Access
 from tesazure.api.access_log import AccessLog
 from tesazure.api.app import Application
+from tesazure.api.audit import Audit
 from tesazure.api.daemon_threads import DaemonThreads
 from tesazure.api.limits import ConnectionLimits, protocol
+from tesazure.api.lines import Lines
 from tesazure.api.parts import Parts
 from tesazure.backends.base import Backend
 from tesazure.backends.local import LocalBackend, LocalConfig
@@ -49,16 +46,21 @@ from tesazure.errors import (
     ConfigurationError,
     StorageUnavailable,
     StoreUnavailable,
-    TesazureError,
 )
+from tesazure.home import Home, Occupied, make_private, opened
 from tesazure.lifecycle import Policy
 from tesazure.plan import GB, Defaults, Plan, contains
 from tesazure.runner.engines.choose import EngineChoice, find_engine
-from tesazure.scheduler.granting import Grant, Granting
+from tesazure.scheduler.granting import Granting
 from tesazure.scheduler.loop import Scheduler, SchedulerConfig
 from tesazure.scheduler.retention import Kept
 from tesazure.sealing import find_seal
 from tesazure.settings import Effective, Settings, passed_on
+from tesazure.settings.reloading import Reloader
+from tesazure.signin.configured import sign_in_of
+from tesazure.signin.gate import Gate
+from tesazure.signin.ledger import Ledger
+from tesazure.signin.tokens import TokenSource
 from tesazure.storage.configured import endpoints_of, grant_config_of
 from tesazure.storage.grant import Granter
 from tesazure.storage.registry import Storages
@@ -73,7 +75,8 @@ _DRAIN_S = 5
 _GRANT_THREADS = 4
 _GRANT_S = 90.0
 """Seconds in which Azure or Google must have given what an attempt needs."""
-_CLOUDS = ("azure", "botocore", "google", "msal", "paramiko", "urllib3")
+_SETTINGS_S = 180.0
+"""Seconds in which the settings must have been read again, Key Vault and all."""
 _YOUNG = 20_000
 """Objects made between two looks of the collector: requests leave no cycles behind."""
 _SPARE_FILES = 1024
@@ -83,29 +86,16 @@ _log = logging.getLogger(__name__)
 EngineName = Literal["docker", "podman", "sandbox"]
 
 
-class Occupied(TesazureError):
-    """Somebody else has what this server needs: its port, its data directory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """A data directory that is ours alone while the server runs. Times since the epoch."""
-
-    path: Path
-    server: str
-    """Names this server in the store; the same after a restart, which so finds its own tasks."""
-    created: float
-
-
-def serve(effective: Effective) -> int:
-    """Run the server until it is told to stop; returns its exit code (see above)."""
+def serve(effective: Effective, again: Callable[[], Effective]) -> int:
+    """Run the server until it is told to stop; returns its exit code (see above). `again` reads the
+    settings once more, as settings.Sources.again."""
     settings = effective.settings
-    _configure_logging(settings.log_level)
+    json_log.configure(settings.log_level)
     try:
-        with _home(settings.data_dir) as home, _listening(settings) as listener:
+        with opened(settings.data_dir) as home, _listening(settings) as listener:
             _raise_file_limit(settings.max_connections + _SPARE_FILES)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_serve(settings, home, listener))
+                runner.run(_serve(effective, again, home, listener))
         return 0
     except ConfigurationError as error:
         for problem in error.problems:
@@ -129,12 +119,71 @@ def database_of(settings: Settings) -> str:
     return examine(settings.database_url, settings.data_dir.absolute() / _DATABASE)
 
 
+class Grants:
+    """Makes the secrets of attempts, off the event loop where a service may have to be asked."""
+
+    def __init__(self, granter: Granter) -> None:
+        self.granter = granter
+        """Of the attempts from now on."""
+        self._threads = DaemonThreads("grant", _GRANT_THREADS, _GRANT_S)
+
+    async def grant(self, plan: Plan, whole: Mapping[str, str]) -> Access:
+        """See scheduler.granting.Grant."""
+        granter = self.granter
+        if granter.is_quick(plan):
+            return granter.access(plan, whole)
+        try:
+            return await self._threads.run(lambda: granter.access(plan, whole))
+        except TimeoutError:
+            text = "whoever issues credentials for storage does not answer"
+            raise StorageUnavailable(text) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A server that runs, but for its socket."""
+
+    application: Application
+    grants: Grants
+    gate: Gate
+    scheduler: Scheduler | None
+    access_log: AccessLog
+
+    async def apply(self, settings: Settings) -> None:
+        """See settings.reloading.Apply."""
+        granter = _granter(settings)
+        await self.gate.use(sign_in_of(settings))
+        self.grants.granter = granter
+        if self.scheduler is not None:
+            self.scheduler.keep(_kept(settings))
+        json_log.use(settings.log_level)
+        self.access_log.enabled = _logs_requests(settings)
+
+
 @contextlib.asynccontextmanager
-async def assembled(settings: Settings, home: Home) -> AsyncIterator[Application]:
+async def token_ledger(settings: Settings) -> AsyncIterator[Ledger]:
+    """The API tokens of a server with these settings, whether it runs or not; makes the database if
+    need be. Raises ConfigurationError, StoreUnavailable. For the command line."""
+    home = settings.data_dir.absolute()
+    if not settings.database_url:
+        make_private(home)
+    store = await open_store(settings.database_url, home / _DATABASE)
+    try:
+        if not settings.database_url:
+            # A server that keeps its tasks in PostgreSQL has such a directory, too.
+            belong(home, await store.identity())
+        yield Ledger(store)
+    finally:
+        await store.close()
+
+
+@contextlib.asynccontextmanager
+async def assembled(settings: Settings, home: Home) -> AsyncIterator[Assembled]:
     """The whole server but for its socket: store, backend, scheduler and application, running.
 
     Raises ConfigurationError, StoreUnavailable.
     """
+    _check_backend(settings)
     _check_allowed(settings, home)
     async with contextlib.AsyncExitStack() as stack:
         store = await open_store(settings.database_url, home.path / _DATABASE)
@@ -144,17 +193,27 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Application
         backend = LocalBackend(_local_config(settings, home))
         stack.push_async_callback(backend.stop)
         await backend.start()
-        scheduler = None
+        scheduler, grants = None, Grants(_granter(settings))
         if settings.scheduler:
-            granting = Granting(store, seal, _grant(settings))
+            granting = Granting(store, seal, grants.grant)
             config = _scheduler_config(settings)
             scheduler = Scheduler(store, backend, granting, config, home.server)
             stack.push_async_callback(scheduler.stop)
             await scheduler.start()
+        lines = Lines(sys.stderr.fileno())
+        stack.callback(lines.flush)
+        audit = Audit(lines)
+        tokens = TokenSource(
+            store, changed=lambda change, token: audit.note_token(change, token.id, token.user)
+        )
+        gate = Gate(sign_in_of(settings), tokens)
+        await stack.enter_async_context(gate.standing())
         parts = Parts(
             settings=settings,
             store=store,
             backend=backend,
+            gate=gate,
+            audit=audit,
             urls=Storages(
                 settings.allow_dir,
                 backend.data_dirs(),
@@ -169,12 +228,17 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Application
             closing=asyncio.Event(),
             clock=time.time,
         )
-        access_log = AccessLog(sys.stderr.fileno(), settings.log_level in ("debug", "info"))
-        stack.callback(access_log.flush)
+        access_log = AccessLog(lines, _logs_requests(settings))
         application = Application(parts, access_log)
         stack.callback(application.close)
         _warn(backend)
-        yield application
+        yield Assembled(application, grants, gate, scheduler, access_log)
+
+
+def _check_backend(settings: Settings) -> None:
+    if settings.compute_backend != "local":
+        text = "there is no backend for Azure Batch here yet; run tasks on this machine with"
+        raise ConfigurationError([f"COMPUTE_BACKEND: {text} COMPUTE_BACKEND=local"])
 
 
 def _check_allowed(settings: Settings, home: Home) -> None:
@@ -190,17 +254,29 @@ def _check_allowed(settings: Settings, home: Home) -> None:
         raise ConfigurationError(problems)
 
 
-async def _serve(settings: Settings, home: Home, listener: socket.socket) -> None:
-    async with assembled(settings, home) as application:
+async def _serve(
+    effective: Effective, again: Callable[[], Effective], home: Home, listener: socket.socket
+) -> None:
+    settings = effective.settings
+    threads = DaemonThreads("settings", 1, _SETTINGS_S)
+    async with contextlib.AsyncExitStack() as stack:
+        whole = await stack.enter_async_context(assembled(settings, home))
+        reloader = Reloader(effective, lambda: threads.run(again), whole.apply)
+        stack.push_async_callback(reloader.stop)
+        await reloader.start()
         # What has been made by now stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(_YOUNG)
-        server = _Server(_uvicorn_config(settings, application), application)
-        _handle_signals(server)
+        server = _Server(_uvicorn_config(settings, whole.application), whole.application)
+        _handle_signals(server, reloader)
         _announce(settings, home, listener)
         await server.serve(sockets=[listener])
         _log.info("stopping; running tasks keep running")
+
+
+def _logs_requests(settings: Settings) -> bool:
+    return settings.log_level in ("debug", "info")
 
 
 class _Server(uvicorn.Server):
@@ -238,75 +314,28 @@ def _uvicorn_config(settings: Settings, application: Application) -> uvicorn.Con
     )
 
 
-def _handle_signals(server: uvicorn.Server) -> None:
+def _handle_signals(server: uvicorn.Server, reloader: Reloader) -> None:
     """The first signal ends the server in order, the second one at once: nothing is lost by that,
-    the next server takes up what it finds."""
+    the next server takes up what it finds. SIGHUP has the settings read again."""
 
     def stop(number: int) -> None:
         if server.should_exit:
             os._exit(128 + number)
         server.should_exit = True
 
+    # The kernel, too, sends SIGHUP: when the terminal that we were started from goes away.
+    in_terminal = os.isatty(0) and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+
+    def hang_up() -> None:
+        if in_terminal and not os.isatty(0):
+            stop(signal.SIGHUP)
+        else:
+            reloader.ask()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-
-
-@contextlib.contextmanager
-def _home(path: Path) -> Iterator[Home]:
-    """The data directory, made if need be, locked against other servers while this is open.
-
-    Raises ConfigurationError when it cannot be used, Occupied when another server has it.
-    """
-    path = path.absolute()
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _close_to_others(path)
-        with (path / "lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                owner = lock.read().strip() or "unknown"
-                raise Occupied(
-                    f"another server (process {owner}) uses the data directory {path};"
-                    " stop it, or give this one another --data-dir"
-                ) from None
-            lock.truncate(0)
-            lock.write(f"{os.getpid()}\n")
-            lock.flush()
-            server, created = _server_id(path / "server-id")
-            yield Home(path, server, created)
-    except OSError as error:
-        remedy = "make it writable for this server's user, or choose another one"
-        raise ConfigurationError([f"DATA_DIR: {error}; {remedy} with --data-dir"]) from error
-
-
-def _close_to_others(path: Path) -> None:
-    """See to it that only our user enters the data directory: a task can leave programs below it
-    that run with their owner's rights (setuid). Raises ConfigurationError, OSError."""
-    found = path.stat()
-    if found.st_uid != os.geteuid():
-        problem = f"DATA_DIR: {path} belongs to user {found.st_uid}, not to this server's user"
-        remedy = f"{os.geteuid()}; chown it, or choose another one with --data-dir"
-        raise ConfigurationError([f"{problem} {remedy}"])
-    if found.st_mode & 0o077 == 0:
-        return
-    if not (path / "server-id").exists() and any(path.iterdir()):
-        problem = f"DATA_DIR: {path} is open to other users and holds other things"
-        remedy = "name a directory of its own with --data-dir, or chmod 700 this one"
-        raise ConfigurationError([f"{problem}; {remedy}"])
-    path.chmod(0o700)
-    _log.warning("the data directory %s was open to other users; now it is not", path)
-
-
-def _server_id(path: Path) -> tuple[str, float]:
-    """This installation's id, made when first asked for, and when that was."""
-    if not path.exists():
-        fresh = path.with_suffix(".new")
-        fresh.write_text(f"{uuid.uuid4().hex}\n", encoding="ascii")
-        fresh.replace(path)
-    return path.read_text(encoding="ascii").strip(), path.stat().st_mtime
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
 
 
 @contextlib.contextmanager
@@ -376,27 +405,22 @@ def _scheduler_config(s: Settings) -> SchedulerConfig:
         defaults=Defaults(
             s.default_cpu_cores, s.default_ram_gb, s.default_disk_gb, s.max_runtime_s
         ),
-        kept=Kept(work_s=s.work_retention_hours * 3600, records_s=s.task_retention_days * 86400),
+        kept=_kept(s),
         backfill_s=s.backfill_s,
         lease_s=s.lease_s,
     )
 
 
-def _grant(s: Settings) -> Grant:
-    """Makes the secrets of attempts, off the event loop where a service may have to be asked."""
-    granter = Granter(grant_config_of(s))
-    threads = DaemonThreads("grant", _GRANT_THREADS, _GRANT_S)
+def _kept(s: Settings) -> Kept:
+    return Kept(work_s=s.work_retention_hours * 3600, records_s=s.task_retention_days * 86400)
 
-    async def grant(plan: Plan, whole: Mapping[str, str]) -> Access:
-        if granter.is_quick(plan):
-            return granter.access(plan, whole)
-        try:
-            return await threads.run(lambda: granter.access(plan, whole))
-        except TimeoutError:
-            text = "whoever issues credentials for storage does not answer"
-            raise StorageUnavailable(text) from None
 
-    return grant
+def _granter(s: Settings) -> Granter:
+    """Raises ConfigurationError."""
+    try:
+        return Granter(grant_config_of(s))
+    except OSError as error:
+        raise ConfigurationError([f"credentials for storage: {error}"]) from error
 
 
 def _announce(settings: Settings, home: Home, listener: socket.socket) -> None:
@@ -415,29 +439,3 @@ def _warn(backend: Backend) -> None:
     _log.info("tasks run on %s by %s", capabilities.name, capabilities.engine)
     for warning in capabilities.warnings:
         print(f"WARNING: {warning}", file=sys.stderr, flush=True)  # noqa: T201
-
-
-class _JsonLines(logging.Formatter):
-    """One JSON object per record."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC),
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            "logger": record.name,
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode("utf-8")
-
-
-def _configure_logging(level: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # Requests are logged by us, and so is whatever fails in them; httpx logs whole URLs.
-    # The clouds' SDKs tell every request.
-    for name in ("uvicorn", "httpx", "httpcore", "asyncio", "alembic", *_CLOUDS):
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

@@ -4,7 +4,11 @@ TesazureError
 ├── InvalidInput            the caller's document or parameter is wrong; carries FieldErrors (400)
 │   └── TooLarge            the request body exceeds the limit (413)
 ├── NotFound                no such task, or not one the caller may see (404)
+├── NotSignedIn             who calls is not known; says how to prove it (401)
+├── NotAllowed              who calls is known, and lacks a role (403)
+├── SignInUnavailable       who calls cannot be checked now; try again later (503)
 ├── ConfigurationError      a setting is wrong; carries every problem found, each with its remedy
+├── VaultUnavailable        the Key Vault with further settings cannot be read now
 ├── StoreError
 │   ├── StoreUnavailable    the database cannot answer now; try again later (503)
 │   └── StaleVersion        somebody else changed the row first (compare-and-set lost)
@@ -66,12 +70,36 @@ class NotFound(TesazureError):
     """No such task, or not one that the caller may see."""
 
 
+class NotSignedIn(TesazureError):
+    """The request does not prove who sends it.
+
+    `challenges` are values of WWW-Authenticate (RFC 9110, section 11.6.1). Neither they nor the
+    message hold anything of what was sent.
+    """
+
+    def __init__(self, message: str, challenges: Iterable[str] = ()) -> None:
+        self.challenges = tuple(challenges)
+        super().__init__(message)
+
+
+class NotAllowed(NotSignedIn):
+    """The caller lacks a role; the message names it."""
+
+
+class SignInUnavailable(TesazureError):
+    """Whoever issues tokens does not say with which keys; the request may be repeated later."""
+
+
 class ConfigurationError(TesazureError):
     """Settings that cannot work; every problem found, each with its remedy."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+class VaultUnavailable(TesazureError):
+    """The Key Vault that holds further settings cannot be read now; it may be tried again."""
 
 
 class StoreError(TesazureError):

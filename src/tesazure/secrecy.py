@@ -116,7 +116,8 @@ def censor_of(access: Access) -> Censor:
     """One that knows all secrets of an Access."""
     s3 = (access.s3.secret, access.s3.session_token) if access.s3 else ()
     tokens = (access.gcs_token, *access.drs_tokens.values(), *access.sftp_key.splitlines())
-    return Censor([*access.inputs.values(), *access.outputs.values()], [*s3, *tokens])
+    registry = (access.registry.password,) if access.registry else ()
+    return Censor([*access.inputs.values(), *access.outputs.values()], [*s3, *tokens, *registry])
 
 
 def _may_hold(url: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 
+from tesazure.callers import Visibility
 from tesazure.model import State
 from tesazure.store.base import Choose
 from tesazure.store.engine import Database
@@ -22,7 +23,6 @@ from tesazure.store.records import (
     Reservation,
     TaskBrief,
     TaskRecord,
-    Visibility,
 )
 from tesazure.store.schema import MIGRATIONS
 from tesazure.store.sql_store import SqlStore, open_store

@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tesazure.callers import Visibility
 from tesazure.errors import StaleVersion, StoreUnavailable
 from tesazure.model import State, TaskLog
-from tesazure.store.records import Change, Queued, Reservation, Visibility
+from tesazure.store.records import Change, ListQuery, Queued, Reservation
 from tesazure.store.sql_store import SqlStore
 from tests.contract.store_tasks import (
     ALL,
@@ -76,16 +77,31 @@ async def test_a_placed_tasks_log_begins_with_its_warnings(store: SqlStore) -> N
 
 
 async def test_tasks_of_others_and_unknown_ones_are_not_there(store: SqlStore) -> None:
-    ann, nobody = new_task(owner="ann"), new_task()
-    await store.create(ann)
-    await store.create(nobody)
-    for seen_by, own, other in (("ann", ann, nobody), (None, nobody, ann)):
-        visibility = Visibility(everyone=False, owner=seen_by)
-        assert await store.get(own.id, visibility) is not None
-        for missing in (other.id, "no-such-task"):
+    ann, nobody = new_task(owner="ann", tenant="lab"), new_task()
+    colleague, stranger = new_task(owner="bob", tenant="lab"), new_task(owner="eve", tenant="x")
+    tasks = [ann, nobody, colleague, stranger]
+    for task in tasks:
+        await store.create(task)
+    for visibility, seen in (
+        (Visibility(everyone=False, owner="ann"), [ann]),
+        (Visibility(everyone=False, tenant="lab"), [ann, colleague]),
+        (Visibility(everyone=False, owner="bob", tenant="lab"), [colleague]),
+        (Visibility(everyone=False, owner="bob", tenant="x"), []),
+        (Visibility(everyone=False), []),
+        (ALL, tasks),
+    ):
+        for task in seen:
+            record = await store.get(task.id, visibility)
+            assert record is not None
+            assert (record.owner, record.tenant) == (task.owner, task.tenant)
+            assert await store.get_brief(task.id, visibility) is not None
+        others = [task.id for task in tasks if task not in seen]
+        for missing in (*others, "no-such-task"):
             assert await store.get(missing, visibility) is None
             assert await store.get_brief(missing, visibility) is None
             assert await store.request_cancel(missing, visibility) is None
+        page = await store.list_records(ListQuery(limit=9, visibility=visibility))
+        assert {record.id for record in page.items} == {task.id for task in seen}
 
 
 async def test_tasks_created_together_get_different_numbers(store: SqlStore) -> None:

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
+from tesazure.callers import Visibility
 from tesazure.model import State
-from tesazure.store.records import Change, ListQuery, StateEvent, Visibility
+from tesazure.store.records import Change, ListQuery, StateEvent
 from tesazure.store.sql_store import SqlStore
 from tests.contract.store_tasks import (
     ALL,
@@ -28,12 +29,12 @@ __all__ = ["place", "store"]
 
 async def test_events_tell_each_change_in_order(store: SqlStore) -> None:
     assert await store.last_event() == 0
-    [other] = await created(store, owner="ann")
+    [other] = await created(store, owner="ann", tenant="lab")
     task = await finished(store)
     events = await store.events_after(0, 100, ALL)
     assert [event.number for event in events] == sorted({event.number for event in events})
     assert await store.last_event() == events[-1].number
-    assert events[0] == StateEvent(1, other.id, State.QUEUED, other.created, "ann")
+    assert events[0] == StateEvent(1, other.id, State.QUEUED, other.created, "ann", "lab")
     assert [event.state for event in events if event.task_id == task.id] == [
         State.QUEUED,
         State.INITIALIZING,
@@ -42,9 +43,28 @@ async def test_events_tell_each_change_in_order(store: SqlStore) -> None:
     ]
     assert await store.events_after(0, 100, ALL, [task.id]) == events[1:]
     assert await store.events_after(events[2].number, 1, ALL) == events[3:4]
-    ann = Visibility(everyone=False, owner="ann")
-    assert await store.events_after(0, 100, ann) == events[:1]
-    assert await store.events_after(0, 100, Visibility(everyone=False)) == events[1:]
+
+
+async def test_events_of_others_are_not_told(store: SqlStore) -> None:
+    [anns] = await created(store, owner="ann", tenant="lab")
+    [bobs] = await created(store, owner="bob", tenant="lab")
+    [nobodys] = await created(store)
+    assert await store.request_cancel(anns.id, ALL) is State.CANCELED
+    for visibility, seen in (
+        (Visibility(everyone=False, owner="ann"), [anns.id]),
+        (Visibility(everyone=False, tenant="lab"), [anns.id, bobs.id]),
+        (Visibility(everyone=False, owner="bob", tenant="lab"), [bobs.id]),
+        (Visibility(everyone=False, owner="bob", tenant="other"), []),
+        (Visibility(everyone=False), []),
+        (ALL, [anns.id, bobs.id, nobodys.id]),
+    ):
+        told = await store.events_after(0, 100, visibility)
+        assert {event.task_id for event in told} == set(seen)
+        every = [anns.id, bobs.id, nobodys.id]
+        assert await store.events_after(0, 100, visibility, every) == told
+        if anns.id in seen:
+            states = [event.state for event in told if event.task_id == anns.id]
+            assert states == [State.QUEUED, State.CANCELING, State.CANCELED]
 
 
 async def test_no_event_appears_behind_one_already_seen(place: Place) -> None:

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tesazure.callers import Visibility
 from tesazure.errors import InvalidInput
 from tesazure.model import State
 from tesazure.store import lists
 from tesazure.store.engine import Database, Link
 from tesazure.store.lists import Effort
-from tesazure.store.records import Change, ListQuery, NewTask, Page, TaskBrief, Visibility
+from tesazure.store.records import Change, ListQuery, NewTask, Page, TaskBrief
 from tesazure.store.sql_store import SqlStore, open_store
 from tests.contract.store_tasks import (
     ALL,
@@ -39,6 +40,7 @@ NAMES += ["\U0010ffffz", LONG, LONG + "ab", LONG + "ac", LONG + "á", "a" * 3000
 KEYS = ["k", "K", "key", "", "é", "t" * 4000]
 VALUES = [None, "", "v", "V", "%", "w" * 4000]
 OWNERS = [None, "ann", "bob", ""]
+TENANTS = [None, None, "lab", "other"]
 STATES = [State.QUEUED, State.CANCELED, State.INITIALIZING, State.SYSTEM_ERROR]
 
 prefixes = st.sampled_from([name[:n] for name in NAMES for n in (1, 2, 127, 128, 129, 5000)])
@@ -53,7 +55,13 @@ queries: st.SearchStrategy[dict[str, Any]] = st.builds(
         max_size=3,
     ).map(tuple),
     visibility=st.one_of(
-        st.just(ALL), st.builds(Visibility, everyone=st.just(False), owner=st.sampled_from(OWNERS))
+        st.just(ALL),
+        st.builds(
+            Visibility,
+            everyone=st.just(False),
+            owner=st.sampled_from(OWNERS),
+            tenant=st.sampled_from(TENANTS),
+        ),
     ),
 )
 efforts = st.sampled_from(
@@ -98,6 +106,7 @@ async def _fill(url: str, file: Path) -> Known:
         task = new_task(
             name=chance.choice(NAMES),
             owner=chance.choice(OWNERS),
+            tenant=chance.choice(TENANTS),
             tags={key: chance.choice(VALUES) for key in chosen},
         )
         await store.create(task)
@@ -120,7 +129,7 @@ async def _state(store: SqlStore, task: NewTask, state: State) -> State:
 def _matches(query: dict[str, Any], task: NewTask, state: State) -> bool:
     visibility = query["visibility"]
     return (
-        (visibility.everyone or task.owner == visibility.owner)
+        visibility.sees(task.owner, task.tenant)
         and (not query["states"] or state in query["states"])
         and task.name.startswith(query["name_prefix"])
         and all(

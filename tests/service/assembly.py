@@ -13,6 +13,7 @@ import msgspec
 
 from tesazure.api.ids import new_task_id
 from tesazure.backends.local import LocalBackend, LocalConfig
+from tesazure.callers import Visibility
 from tesazure.lifecycle import Policy
 from tesazure.model import TERMINAL, Executor, Resources, State, Task, TaskLog
 from tesazure.plan import GB, Defaults, limits, runtime_limit
@@ -21,7 +22,7 @@ from tesazure.scheduler.loop import Scheduler, SchedulerConfig
 from tesazure.scheduler.retention import Kept
 from tesazure.sealing import KEY_BYTES, Seal
 from tesazure.store.base import Store
-from tesazure.store.records import NewTask, Reservation, TaskRecord, Visibility
+from tesazure.store.records import NewTask, Reservation, TaskRecord
 from tesazure.store.sql_store import open_store
 from tests.conftest import refuse
 from tests.services import base

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import os
 import threading
 import time
 import weakref
@@ -19,21 +20,26 @@ import msgspec
 import pytest
 from starlette.requests import Request
 
+from tesazure.api.audit import Audit
 from tesazure.api.daemon_threads import DaemonThreads
 from tesazure.api.errors import HttpError
 from tesazure.api.events import Events
 from tesazure.api.feed import Feed
 from tesazure.api.health import Health
 from tesazure.api.ids import new_task_id
+from tesazure.api.lines import Lines
 from tesazure.api.metrics import Latencies, Metrics
 from tesazure.api.parts import Parts
 from tesazure.api.replies import Reply, Stream
 from tesazure.api.submission import Submission
 from tesazure.backends.base import Capabilities, Check
+from tesazure.callers import EVERYTHING, OPEN
 from tesazure.errors import InvalidInput
 from tesazure.model import State
 from tesazure.sealing import KEY_BYTES, Seal
 from tesazure.settings import Settings
+from tesazure.signin.gate import Gate, SignIn
+from tesazure.signin.tokens import TokenSource
 from tesazure.storage.registry import Storages
 from tesazure.store.base import Store
 from tesazure.store.sql_store import SqlStore, open_store
@@ -91,6 +97,8 @@ def parts(store: Any, **given: Any) -> Parts:
         "settings": Settings(),
         "store": cast(Store, store),
         "backend": Backend(),
+        "gate": Gate(SignIn(), TokenSource(store)),
+        "audit": Audit(Lines(os.open(os.devnull, os.O_WRONLY))),
         "urls": Storages([]),
         "seal": Seal([bytes(KEY_BYTES)]),
         "pulse": None,
@@ -111,7 +119,8 @@ async def queued(store: SqlStore, count: int = 1) -> list[str]:
 
 async def events(store: Any, query: str, last: int | None = None) -> Reply | Stream:
     headers = [] if last is None else [(b"last-event-id", b"%d" % last)]
-    scope = {"type": "http", "query_string": query.encode(), "headers": headers}
+    scope: dict[str, Any] = {"type": "http", "query_string": query.encode(), "headers": headers}
+    scope |= {"caller": OPEN, "visibility": EVERYTHING}
     return await Events(parts(store), Feed(store)).some(Request(scope))
 
 
@@ -145,7 +154,7 @@ async def test_a_task_made_while_a_stream_begins(store: SqlStore) -> None:
     head = await store.last_event()
     await store.request_cancel(task_id, ALL)
     handler = Events(parts(store), Feed(store))
-    entered = await handler._entered((first, task_id), head - 1)
+    entered = await handler._entered((first, task_id), head - 1, EVERYTHING)
     assert [entered[i].state for i in (first, task_id)] == [State.CANCELED, State.UNKNOWN]
 
 
@@ -228,9 +237,9 @@ async def test_a_file_system_that_hangs_holds_up_nobody_else(tmp_path: Path) -> 
     submission._looks = DaemonThreads("urls", 2, 0.5)
     for document in (body("/away/x"), body("/away/y", description="x" * 200_000)):
         began = time.monotonic()
-        hanging = asyncio.ensure_future(submission.accept(document))
+        hanging = asyncio.ensure_future(submission.accept(document, OPEN))
         await asyncio.sleep(0)
-        assert (await submission.accept(body())).document
+        assert (await submission.accept(body(), OPEN)).document
         assert time.monotonic() - began < 0.4
         with pytest.raises(HttpError) as caught:
             await hanging
@@ -238,8 +247,8 @@ async def test_a_file_system_that_hangs_holds_up_nobody_else(tmp_path: Path) -> 
         assert caught.value.headers
     # Both threads are lost now: what needs a look gets the same answer, the rest is served.
     with pytest.raises(HttpError):
-        await submission.accept(body(str(tmp_path / "file")))
-    assert (await submission.accept(body())).document
+        await submission.accept(body(str(tmp_path / "file")), OPEN)
+    assert (await submission.accept(body(), OPEN)).document
 
 
 async def test_a_link_out_of_the_allowed_directories_is_refused(tmp_path: Path) -> None:
@@ -248,16 +257,16 @@ async def test_a_link_out_of_the_allowed_directories_is_refused(tmp_path: Path) 
         submission = Submission(parts(None, urls=urls))
         for _ in range(2):
             with pytest.raises(InvalidInput) as caught:
-                await submission.accept(body(str(tmp_path / "file"), str(tmp_path / "link")))
+                await submission.accept(body(str(tmp_path / "file"), str(tmp_path / "link")), OPEN)
             assert [error.field for error in caught.value.errors] == ["inputs[1].url"]
 
 
 async def test_tasks_without_files_ask_no_file_system(tmp_path: Path) -> None:
     submission = Submission(parts(None, urls=HangingUrls([tmp_path])))
     submission._looks = DaemonThreads("urls", 0, 0.1)  # whoever asks them is refused
-    assert (await submission.accept(body("https://example.org/x"))).document
+    assert (await submission.accept(body("https://example.org/x"), OPEN)).document
     with pytest.raises(HttpError):
-        await submission.accept(body(str(tmp_path / "file")))
+        await submission.accept(body(str(tmp_path / "file")), OPEN)
 
 
 async def test_a_large_body_is_not_looked_at_in_the_event_loop(tmp_path: Path) -> None:
@@ -270,7 +279,7 @@ async def test_a_large_body_is_not_looked_at_in_the_event_loop(tmp_path: Path) -
 
     submission = Submission(parts(None, urls=Recording([tmp_path])))
     urls = [f"{tmp_path}/{i}" for i in range(5000)]
-    assert (await submission.accept(body(*urls))).document
+    assert (await submission.accept(body(*urls), OPEN)).document
     assert threading.get_ident() not in Recording.threads
 
 

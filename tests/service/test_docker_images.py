@@ -9,12 +9,13 @@ from pathlib import Path
 import docker
 import pytest
 
+from tesazure.access import RegistryLogin
 from tesazure.errors import ImageUnavailable
 from tesazure.runner.engines.docker import DockerEngine
 from tests.service.engine_case import Attempt, attempt_on, in_background, wait_for
 from tests.services import base, images
 from tests.services import docker_engine as service
-from tests.services.registry import Registry
+from tests.services.registry import PASSWORD, USER, Registry
 
 pytestmark = pytest.mark.docker
 
@@ -66,6 +67,30 @@ def test_an_image_that_cannot_be_had(
         attempt.engine.prepare(image, attempt.say)
     assert image in str(caught.value)
     assert not [message for level, message in attempt.said if level == "warning"]
+
+
+def test_an_image_of_a_private_registry(attempt: Attempt) -> None:
+    layer = images.root_filesystem(images.RECIPES["busybox"])
+    with Registry(layer, closed=True) as registry:
+        pull_with_and_without_a_login(attempt, registry)
+
+
+def pull_with_and_without_a_login(attempt: Attempt, registry: Registry) -> None:
+    image = f"{registry.host}/some/tool:1"
+    wrong = RegistryLogin(registry.host, USER, "a-wrong-password")
+    with pytest.raises(ImageUnavailable) as caught:
+        attempt.engine.prepare(image, attempt.say, wrong)
+    assert "a-wrong-password" not in str(caught.value)
+    elsewhere = RegistryLogin("registry.example.org", USER, PASSWORD)
+    with pytest.raises(ImageUnavailable):
+        attempt.engine.prepare(image, attempt.say, elsewhere)
+    attempt.engine.prepare(image, attempt.say, RegistryLogin(registry.host, USER, PASSWORD))
+    assert attempt.sh("echo pulled", image=image) == "pulled\n"
+    assert PASSWORD not in str(attempt.said)
+    forget(attempt, image)
+    # What was pulled by a login cannot be pulled without one afterwards.
+    with pytest.raises(ImageUnavailable):
+        attempt.engine.prepare(image, attempt.say)
 
 
 def test_a_registry_that_is_not_there(attempt: Attempt) -> None:

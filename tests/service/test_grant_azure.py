@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tesazure.access import Endpoints
+from tesazure.azure_identity import Identity
 from tesazure.errors import PermissionDenied, StorageError, StorageUnavailable
 from tesazure.model import FileType
 from tesazure.settings import Settings, load
@@ -312,12 +313,13 @@ def test_another_account_that_refuses_our_identity_is_asked_anonymously(
         url = f"https://127.0.0.1:{account.server_port}/data/x"
         azure = AzureConfig(
             cloud=("127.0.0.1",),
-            tenant=TENANT,
-            client_id=CLIENT,
-            secret=SECRET,
-            authority=issuer.url,
-            own_authority=True,
-            ca_bundle=str(bundle(tmp_path, authority, issuer.ca)),
+            identity=Identity(
+                tenant=TENANT,
+                client_id=CLIENT,
+                secret=SECRET,
+                authority=issuer.url,
+                ca_bundle=str(bundle(tmp_path, authority, issuer.ca)),
+            ),
         )
         endpoints = Endpoints(blob_suffixes=("127.0.0.1",))
         granter = Granter(GrantConfig(endpoints=endpoints, azure=azure))
@@ -336,12 +338,13 @@ def test_another_account_that_refuses_our_identity_is_asked_anonymously(
         own = AzureConfig(
             account="acct",
             services=(f"https://127.0.0.1:{account.server_port}",),
-            tenant=TENANT,
-            client_id=CLIENT,
-            secret=SECRET,
-            authority=issuer.url,
-            own_authority=True,
-            ca_bundle=azure.ca_bundle,
+            identity=Identity(
+                tenant=TENANT,
+                client_id=CLIENT,
+                secret=SECRET,
+                authority=issuer.url,
+                ca_bundle=azure.identity.ca_bundle,
+            ),
         )
         with pytest.raises(PermissionDenied, match="Storage Blob Delegator"):
             Granter(GrantConfig(endpoints=endpoints, azure=own)).access(plan, {})

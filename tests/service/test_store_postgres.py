@@ -12,11 +12,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tesazure.callers import Visibility
 from tesazure.errors import ConfigurationError, StoreUnavailable
 from tesazure.model import State
 from tesazure.store import filters
 from tesazure.store.engine import Database, Prepared
-from tesazure.store.records import ListQuery, Visibility
+from tesazure.store.records import ListQuery
 from tesazure.store.sql_store import open_store
 from tests.contract.store_tasks import ALL, created, listed, new_task
 from tests.services.base import free_port
@@ -175,6 +176,7 @@ async def test_lists_use_the_indexes(postgres_url: str) -> None:
                         name=f"{'align' if n % 2 else 'call'}-{n}",
                         tags={"parity": str(n % 2), "batch": str(n // 100)},
                         owner="bob" if n % 100 else "ann",
+                        tenant="lab" if n % 100 else "clinic",
                     )
                 )
                 for n in range(first, first + 1000)
@@ -196,6 +198,10 @@ async def test_lists_use_the_indexes(postgres_url: str) -> None:
         (
             ListQuery(limit=256, visibility=Visibility(everyone=False, owner="ann")),
             "ix_tasks_owner",
+        ),
+        (
+            ListQuery(limit=256, visibility=Visibility(everyone=False, tenant="clinic")),
+            "ix_tasks_tenant",
         ),
     ]
     for query, index in queries:

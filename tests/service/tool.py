@@ -88,3 +88,14 @@ class Tool:
     def task(self, task_id: str) -> dict[str, Any]:
         """The task's FULL view."""
         return dict(json.loads(self("get", task_id).stdout))
+
+
+def api_token(data: Path, user: str, *arguments: str) -> str:
+    """A new API token of a user of the server with this data directory."""
+    command = [*PROGRAM, "token", "create", user, "--data-dir", str(data), *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("APP_")}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=60, check=False
+    )
+    assert done.returncode == Code.OK, done.stderr
+    return done.stdout.strip()

@@ -5,6 +5,7 @@ Source: the OCI Distribution Specification, "Pull". Every repository holds the s
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import json
@@ -17,6 +18,8 @@ MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG = "application/vnd.docker.container.image.v1+json"
 LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
+USER, PASSWORD = "puller", "pull-me-7c1f"
+_LOGIN = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 _PIECE = 16 * 1024
 _PAUSE_S = 0.25
 
@@ -26,8 +29,9 @@ class Registry:
     `flaky/…` ends the first connection without an answer, `slow/…` sends its layer in small pieces
     until `go_on` is set; any other one is well."""
 
-    def __init__(self, layer: Path) -> None:
-        """`layer`: tar file of the image's only layer."""
+    def __init__(self, layer: Path, *, closed: bool = False) -> None:
+        """`layer`: tar file of the image's only layer. A `closed` one is for `USER` alone."""
+        self._closed = closed
         content = layer.read_bytes()
         packed = gzip.compress(content, 1)
         config = json.dumps(
@@ -89,7 +93,7 @@ class Registry:
         kind = path.removeprefix("/v2/").partition("/")[0]
         if kind == "flaky" and not seen and "/manifests/" in path:
             request.close_connection = True
-        elif kind == "private":
+        elif kind == "private" or (self._closed and request.headers["Authorization"] != _LOGIN):
             request.send_response(401)
             request.send_header("WWW-Authenticate", 'Basic realm="test"')
             self._error(request, "UNAUTHORIZED", "authentication required")

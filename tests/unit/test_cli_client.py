@@ -103,7 +103,8 @@ def test_the_token_is_sent() -> None:
     [
         (404, {"message": "there is no task x"}, Code.NOT_FOUND, "there is no task x"),
         (400, {"message": "m"}, Code.REFUSED, "the server refused this: m"),
-        (401, {"message": "m"}, Code.REFUSED, "TESAZURE_TOKEN"),
+        (401, {"message": "m"}, Code.SIGN_IN, "TESAZURE_TOKEN"),
+        (403, {"message": "this needs the role x"}, Code.DENIED, "this needs the role x"),
         (503, {"message": "full"}, Code.UNREACHABLE, "cannot do this now: full"),
         (500, "<html>", Code.UNREACHABLE, "HTTP 500 Internal Server Error"),
         (

@@ -55,6 +55,8 @@ def test_an_empty_variable_is_not_given() -> None:
         ("DATA_DIR", "some/where", Path("some/where")),
         ("CORS_ORIGINS", "https://a.org, https://b.org", ("https://a.org", "https://b.org")),
         ("LOCAL_ENGINE", "podman", "podman"),
+        ("METRICS_OPEN", "True", True),
+        ("TASK_ACCESS_RESTRICTIONS", "None", "none"),
     ],
 )
 def test_text_becomes_the_settings_type(name: str, text: str, value: object) -> None:
@@ -80,7 +82,7 @@ def test_directories_are_separated_by_colons(tmp_path: Path) -> None:
         ("LEASE_S", "inf", "must be a number"),
         ("TASK_NETWORK", "maybe", "must be true or false"),
         ("LOCAL_ENGINE", "dokcer", "must be one of auto, docker, podman, sandbox; did you mean do"),
-        ("COMPUTE_BACKEND", "batch", "must be one of local"),
+        ("COMPUTE_BACKEND", "btach", "must be one of local, batch; did you mean batch?"),
         ("LOG_LEVEL", "INFO", "must be one of debug, info, warning, error"),
     ],
 )

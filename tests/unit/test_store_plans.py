@@ -8,10 +8,11 @@ from types import ModuleType
 
 import pytest
 
+from tesazure.callers import Visibility
 from tesazure.model import State
 from tesazure.store import changing, filters, placing, reading, retention, schema, transaction
 from tesazure.store.engine import Database, Link, Prepared
-from tesazure.store.records import ListQuery, Visibility
+from tesazure.store.records import ListQuery
 
 MODULES = (changing, placing, reading, retention, transaction)
 SMALL = {"servers", "state_counts", "identity"}
@@ -30,7 +31,12 @@ def link(tmp_path: Path) -> Iterator[Link]:
 
 
 def _statements(module: ModuleType) -> dict[str, Prepared]:
-    return {name: value for name, value in vars(module).items() if isinstance(value, Prepared)}
+    found = {name: value for name, value in vars(module).items() if isinstance(value, Prepared)}
+    for name, several in vars(module).items():
+        if isinstance(several, dict):
+            kinds = {f"{name}[{k}]": v for k, v in several.items() if isinstance(v, Prepared)}
+            found |= kinds
+    return found
 
 
 def _steps(link: Link, statement: Prepared) -> list[str]:
@@ -67,6 +73,7 @@ def test_what_lives_is_found_among_all_that_ever_lived(link: Link) -> None:
         (ListQuery(limit=9, tags=(("a", "b"),)), "PRIMARY KEY (key=? AND value=?"),
         (ListQuery(limit=9, tags=(("a", ""),)), "ix_tags_key"),
         (ListQuery(limit=9, visibility=Visibility(everyone=False, owner="a")), "ix_tasks_owner"),
+        (ListQuery(limit=9, visibility=Visibility(everyone=False, tenant="a")), "ix_tasks_tenant"),
     ],
 )
 def test_lists_walk_an_index_in_its_order(link: Link, query: ListQuery, index: str) -> None:
@@ -78,7 +85,7 @@ def test_lists_walk_an_index_in_its_order(link: Link, query: ListQuery, index: s
         states=(State.QUEUED,),
         name_prefix="n",
         tags=(("c", "d"), ("e", "")),
-        visibility=Visibility(everyone=False, owner="b"),
+        visibility=Visibility(everyone=False, owner="b", tenant="c"),
     )
     others = [f for f in filters.filters(everything)[0] if type(f) is not type(stream)]
     walks = filters.walk(stream, ()), filters.walk(stream, tuple(others))

@@ -1,29 +1,26 @@
-"""One JSON line per request on standard error, gathered for a moment and written together."""
+"""One JSON line per request on standard error."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
 import time
 
 import msgspec
 
+from tesazure.api.lines import Lines
 from tesazure.api.views import timestamp
+from tesazure.callers import Caller
 
-_FLUSH_S = 0.05
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked for by machines every few seconds; logged only when they fail."""
 _encode = msgspec.json.Encoder().encode
 
 
 class AccessLog:
-    """Writes to a file descriptor. Query strings are left out: they may hold secrets."""
+    """Query strings are left out: they may hold secrets. So are all headers."""
 
-    def __init__(self, descriptor: int, enabled: bool) -> None:
-        self._descriptor = descriptor
-        self._enabled = enabled
-        self._lines: list[bytes] = []
+    def __init__(self, lines: Lines, enabled: bool) -> None:
+        self._lines = lines
+        self.enabled = enabled
 
     def write(
         self,
@@ -33,15 +30,14 @@ class AccessLog:
         seconds: float,
         request_id: bytes,
         client: tuple[str, int] | None,
+        caller: Caller | None = None,
     ) -> None:
         """Note one request."""
-        if not self._enabled or (path in _QUIET and status < 400):
+        if not self.enabled or (path in _QUIET and status < 400):
             return
-        if not self._lines:
-            asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
-        self._lines.append(
+        self._lines.add(
             b'{"time":"%b","level":"info","event":"request","method":%b,"path":%b,"status":%d,'
-            b'"ms":%.2f,"request_id":"%b","client":%b}'
+            b'"ms":%.2f,"request_id":"%b","client":%b,"caller":%b}'
             % (
                 timestamp(time.time()).encode("ascii"),
                 _encode(method),
@@ -50,12 +46,6 @@ class AccessLog:
                 seconds * 1000,
                 request_id,
                 _encode(client and client[0]),
+                _encode(caller and caller.name),
             )
         )
-
-    def flush(self) -> None:
-        """Write what has been gathered."""
-        lines, self._lines = self._lines, []
-        if lines:
-            with contextlib.suppress(OSError):  # a closed or full log must not fail requests
-                os.write(self._descriptor, b"\n".join(lines) + b"\n")

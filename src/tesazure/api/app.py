@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from tesazure.api import docs, service_info
+from tesazure.api import docs, service_info, sign_in
 from tesazure.api.access_log import AccessLog
 from tesazure.api.bodies import BodyReader
 from tesazure.api.edge import Edge
@@ -41,13 +41,14 @@ class Application:
                 *Tasks(parts, V1_0, bodies, submission).routes(),
                 *Streams(parts, self._feed).routes(),
                 *Events(parts, self._feed).routes(),
+                *sign_in.routes(parts.gate),
                 *Health(parts).routes(),
                 *Metrics(parts, latencies).routes(),
                 *docs.routes(parts.settings),
                 *more,
             ]
         )
-        edge = Edge(self.routes, latencies, log)
+        edge = Edge(self.routes, parts.gate, latencies, log)
         self.refused = edge.refused
         """Notes requests that the protocol refused."""
         self.asgi: ASGIApp = edge
@@ -57,7 +58,7 @@ class Application:
                 allow_origins=parts.settings.cors_origins,
                 allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
                 allow_headers=["*"],
-                expose_headers=["Content-Range", "Retry-After", "X-Request-ID"],
+                expose_headers=["Content-Range", "Retry-After", "WWW-Authenticate", "X-Request-ID"],
                 max_age=3600,
             )
 

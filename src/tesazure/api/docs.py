@@ -26,9 +26,11 @@ def routes(settings: Settings) -> list[Route]:
     document = openapi.document()
     shown = {"name": settings.service_name, "version": __version__, "document": document}
     return [
-        Route("/openapi.json", {"GET": _fixed(json_reply(msgspec.json.encode(document)))}),
-        Route("/docs", {"GET": _page("docs.html", shown)}),
-        Route("/", {"GET": _page("home.html", shown)}),
+        Route(
+            "/openapi.json", {"GET": _fixed(json_reply(msgspec.json.encode(document)))}, open=True
+        ),
+        Route("/docs", {"GET": _page("docs.html", shown)}, open=True),
+        Route("/", {"GET": _page("home.html", shown)}, open=True),
     ]
 
 

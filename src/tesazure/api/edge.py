@@ -15,24 +15,27 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from tesazure.api.access_log import AccessLog
+from tesazure.api.admission import admit
 from tesazure.api.errors import HttpError, reply_to
 from tesazure.api.ids import request_id
 from tesazure.api.limits import LINGER_S
 from tesazure.api.metrics import Latencies
 from tesazure.api.replies import Headers, Reply, Route, Stream
 from tesazure.api.routing import Routes
+from tesazure.signin.gate import Gate
 
 _log = logging.getLogger(__name__)
 _GONE = 499
 """Logged for a client that left before its reply (nginx's code; never sent)."""
-_NO_ROUTE = Route("(none)")
+_NO_ROUTE = Route("(none)", open=True)
 
 
 class Edge:
-    """Request ids, routing, errors, latencies, the access log."""
+    """Request ids, routing, sign-in, errors, latencies, the access log."""
 
-    def __init__(self, routes: Routes, latencies: Latencies, log: AccessLog) -> None:
+    def __init__(self, routes: Routes, gate: Gate, latencies: Latencies, log: AccessLog) -> None:
         self._routes = routes
+        self._gate = gate
         self._latencies = latencies
         self._log = log
 
@@ -42,14 +45,14 @@ class Edge:
             raise RuntimeError(f"no {scope['type']} here")
         began = time.perf_counter()
         request = Request(scope, receive)
-        name = request_id(scope["headers"])
+        name = scope["request_id"] = request_id(scope["headers"])
         method = scope["method"]
         route = _NO_ROUTE
         status = _GONE
         try:
             try:
                 route = self._route(scope)
-                reply = await _handle(route, method, request)
+                reply = await self._handle(route, method, request)
             except ClientDisconnect:
                 return
             except Exception as error:  # whatever it is, the client gets an answer
@@ -63,7 +66,8 @@ class Edge:
         finally:
             seconds = time.perf_counter() - began
             self._latencies.observe(route.path, method, status, seconds)
-            self._log.write(method, scope["path"], status, seconds, name, scope.get("client"))
+            client, caller = scope.get("client"), scope.get("caller")
+            self._log.write(method, scope["path"], status, seconds, name, client, caller)
 
     def refused(
         self,
@@ -85,13 +89,17 @@ class Edge:
         route, scope["path_params"] = found
         return route
 
-
-async def _handle(route: Route, method: str, request: Request) -> Reply | Stream:
-    handler = route.handlers.get(method)
-    if handler is None and method == "HEAD":
-        handler = route.handlers.get("GET")
-    if handler is not None:
+    async def _handle(self, route: Route, method: str, request: Request) -> Reply | Stream:
+        handler = route.handlers.get(method)
+        if handler is None and method == "HEAD":
+            handler = route.handlers.get("GET")
+        if handler is None:
+            return _without_handler(route, method)
+        await admit(self._gate, route, method, request.scope)
         return await handler(request)
+
+
+def _without_handler(route: Route, method: str) -> Reply:
     allowed = list(route.handlers)
     if "GET" in allowed:
         allowed.append("HEAD")

@@ -13,7 +13,10 @@ from tesazure.errors import (
     BackendUnavailable,
     FieldError,
     InvalidInput,
+    NotAllowed,
     NotFound,
+    NotSignedIn,
+    SignInUnavailable,
     StoreUnavailable,
     TooLarge,
 )
@@ -22,6 +25,12 @@ MAX_FIELDS = 100
 """Field errors in one reply; a hostile body could have millions."""
 _MAX_TEXT = 1000
 RETRY_AFTER_S = 2
+
+_ABSENT = {
+    StoreUnavailable: "database",
+    BackendUnavailable: "backend",
+    SignInUnavailable: "issuer of tokens",
+}
 
 _log = logging.getLogger(__name__)
 _HEADERS: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
@@ -56,6 +65,8 @@ def body(
 
 def reply_to(error: Exception, request_id: bytes) -> Reply:
     """The reply to an exception. Never says more than the package's own errors say."""
+    if isinstance(error, NotSignedIn):
+        error = _as_http(error)
     match error:
         case TooLarge():
             made = _reply(413, "too_large", str(error), request_id)
@@ -70,16 +81,22 @@ def reply_to(error: Exception, request_id: bytes) -> Reply:
             made = _reply(error.status, error.code, str(error), request_id)
             made.headers.extend(error.headers)
             return made
-        case StoreUnavailable() | BackendUnavailable():
+        case StoreUnavailable() | BackendUnavailable() | SignInUnavailable():
             _log.warning("unavailable: %s (request %s)", error, request_id.decode())
-            what = "database" if isinstance(error, StoreUnavailable) else "backend"
-            text = f"the {what} cannot answer now; try again later"
+            text = f"the {_ABSENT[type(error)]} cannot answer now; try again later"
             made = _reply(503, "unavailable", text, request_id)
             made.headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
             return made
     _log.error("request %s failed", request_id.decode(), exc_info=error)
     text = "the server failed; its log has the reason under this request id"
     return _reply(500, "internal", text, request_id)
+
+
+def _as_http(error: NotSignedIn) -> HttpError:
+    headers = [(b"www-authenticate", each.encode("ascii")) for each in error.challenges]
+    if isinstance(error, NotAllowed):
+        return HttpError(403, "forbidden", str(error), headers)
+    return HttpError(401, "unauthenticated", str(error), headers)
 
 
 def raw(

@@ -13,12 +13,14 @@ from urllib.parse import parse_qsl
 import msgspec
 from starlette.requests import Request
 
+from tesazure.api.admission import visibility_of
 from tesazure.api.feed import Feed
 from tesazure.api.ids import is_task_id
-from tesazure.api.parts import EVERYONE, Parts
+from tesazure.api.parts import Parts
 from tesazure.api.replies import Headers, Reply, Route, Stream
 from tesazure.api.tasks import known_id, unknown
 from tesazure.api.views import timestamp
+from tesazure.callers import EVERYTHING, Visibility
 from tesazure.errors import FieldError, InvalidInput
 from tesazure.model import TERMINAL, State
 from tesazure.store.records import StateEvent, TaskBrief
@@ -67,7 +69,7 @@ class Events:
     async def _stream(
         self, request: Request, query: dict[str, str], task_ids: tuple[str, ...]
     ) -> Reply | Stream:
-        last = _last_event_id(request, query)
+        last, visibility = _last_event_id(request, query), visibility_of(request)
         head = await self._store.last_event()
         begin = b"retry: 1000\n\n"
         if last is not None and last > head:
@@ -76,7 +78,7 @@ class Events:
             begin += b": events after %d are no longer kept; going on from %d\n\n" % (last, head)
             last = None
         number = head if last is None else last
-        entered = await self._entered(task_ids, number)
+        entered = await self._entered(task_ids, number, visibility)
         states = {task_id: at.state for task_id, at in entered.items()}
         if last is None:
             begin += b"".join(
@@ -87,22 +89,24 @@ class Events:
         elif states and TERMINAL.issuperset(states.values()):
             # 204 tells an EventSource not to come back (WHATWG HTML, section 9.2.3).
             return Reply(204, b"", [(b"cache-control", b"no-store")])
-        return Stream(200, self._events(begin, number, states), _HEADERS)
+        return Stream(200, self._events(begin, number, visibility, states), _HEADERS)
 
     async def _is_pruned(self, last: int) -> bool:
-        """Whether events above `last` have been deleted."""
-        oldest = await self._store.events_after(0, 1, EVERYONE)
+        """Whether events above `last` have been deleted, whoever's."""
+        oldest = await self._store.events_after(0, 1, EVERYTHING)
         return bool(oldest) and oldest[0].number > last + 1
 
-    async def _entered(self, task_ids: Sequence[str], number: int) -> dict[str, _Entered]:
+    async def _entered(
+        self, task_ids: Sequence[str], number: int, visibility: Visibility
+    ) -> dict[str, _Entered]:
         """The state of each task as of the event `number`, so that those above it go on from there;
         UNKNOWN where one of these will be the first to tell."""
-        briefs = [await self._brief(task_id) for task_id in task_ids]
+        briefs = [await self._brief(task_id, visibility) for task_id in task_ids]
         now = self._clock()
         # Holds for tasks without events, which were read after this: so nothing has changed since.
         entered = {brief.id: _Entered(brief.state, now) for brief in briefs}
         told: set[str] = set()
-        for event in await self._kept(task_ids):
+        for event in await self._kept(task_ids, visibility):
             if event.number <= number:
                 entered[event.task_id] = _Entered(event.state, event.time)
             elif event.task_id not in told:
@@ -110,25 +114,25 @@ class Events:
             told.add(event.task_id)
         return entered
 
-    async def _kept(self, task_ids: Sequence[str]) -> list[StateEvent]:
+    async def _kept(self, task_ids: Sequence[str], visibility: Visibility) -> list[StateEvent]:
         """All events of the tasks that have not been deleted."""
         events: list[StateEvent] = []
         while task_ids:
             after = events[-1].number if events else 0
-            page = await self._store.events_after(after, _PAGE, EVERYONE, task_ids)
+            page = await self._store.events_after(after, _PAGE, visibility, task_ids)
             events += page
             if len(page) < _PAGE:
                 break
         return events
 
-    async def _brief(self, task_id: str) -> TaskBrief:
-        brief = await self._store.get_brief(task_id, EVERYONE) if is_task_id(task_id) else None
+    async def _brief(self, task_id: str, visibility: Visibility) -> TaskBrief:
+        brief = await self._store.get_brief(task_id, visibility) if is_task_id(task_id) else None
         if brief is None:
             raise unknown(task_id)
         return brief
 
     async def _events(
-        self, begin: bytes, number: int, states: dict[str, State]
+        self, begin: bytes, number: int, visibility: Visibility, states: dict[str, State]
     ) -> AsyncGenerator[bytes, None]:
         """`begin`, then the events above `number`; of the tasks in `states`, if any, until all of
         them have ended."""
@@ -139,7 +143,7 @@ class Events:
             while not self._closing.is_set():
                 if task_ids and TERMINAL.issuperset(states.values()):
                     return
-                events, number = await self._feed.after(number, task_ids)
+                events, number = await self._feed.after(number, visibility, task_ids)
                 quiet = time.monotonic() - written
                 if events:
                     yield b"".join(_encoded(e.number, e.task_id, e.state, e.time) for e in events)

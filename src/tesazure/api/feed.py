@@ -8,7 +8,7 @@ import logging
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
 
-from tesazure.api.parts import EVERYONE
+from tesazure.callers import EVERYTHING, Visibility
 from tesazure.errors import StoreUnavailable
 from tesazure.store.base import Store
 from tesazure.store.records import StateEvent
@@ -48,18 +48,22 @@ class Feed:
                 self._reader = None
                 self._events, self._floor = [], self._head
 
-    async def after(self, number: int, task_ids: Sequence[str]) -> tuple[list[StateEvent], int]:
-        """Events above `number` (of the given tasks only, if any), in order, and the number up to
-        which there are no others: where to ask on."""
+    async def after(
+        self, number: int, visibility: Visibility, task_ids: Sequence[str]
+    ) -> tuple[list[StateEvent], int]:
+        """Events above `number` that a caller sees (of the given tasks only, if any), in order, and
+        the number up to which there are no others: where to ask on."""
         floor = self._floor
         if number < floor:
-            events = await self._store.events_after(number, _PAGE, EVERYONE, task_ids)
+            events = await self._store.events_after(number, _PAGE, visibility, task_ids)
             if events and (len(events) == _PAGE or events[-1].number > floor):
                 return events, events[-1].number
             # Nothing between here and where memory began when the store was asked.
             return events, floor
         start = bisect_right(self._events, number, key=lambda event: event.number)
         found = self._events[start:]
+        if not visibility.everyone:
+            found = [event for event in found if visibility.sees(event.owner, event.tenant)]
         if task_ids:
             found = [event for event in found if event.task_id in task_ids]
         return found, max(number, self._head)
@@ -88,7 +92,7 @@ class Feed:
                     begun = True
                     self.nudge()
                 if await self._store.wait_for_events(self._head, _IDLE_S):
-                    self._keep(await self._store.events_after(self._head, _PAGE, EVERYONE))
+                    self._keep(await self._store.events_after(self._head, _PAGE, EVERYTHING))
             except StoreUnavailable as error:
                 _log.warning("cannot read events: %s", error)
                 await asyncio.sleep(_RETRY_S)

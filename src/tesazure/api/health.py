@@ -29,8 +29,8 @@ class Health:
     def routes(self) -> list[Route]:
         """Both."""
         return [
-            Route("/healthz", {"GET": self.healthz}),
-            Route("/readyz", {"GET": self.readyz}),
+            Route("/healthz", {"GET": self.healthz}, open=True),
+            Route("/readyz", {"GET": self.readyz}, open=True),
         ]
 
     async def healthz(self, request: Request) -> Reply:
@@ -41,7 +41,7 @@ class Health:
         """The store can be written, the scheduler comes round and the backend can run tasks; 503
         and what is wrong if not."""
         store, backend = await asyncio.gather(self._store(), self._backend())
-        checks = [store, *self._scheduler(), *backend]
+        checks = [store, *self._scheduler(), *self._sign_in(), *backend]
         ready = all(check.ok for check in checks) and not self._parts.closing.is_set()
         body = msgspec.json.encode({"ready": ready, "checks": checks})
         return Reply(200 if ready else 503, body, list(_NO_STORE))
@@ -69,6 +69,17 @@ class Health:
             detail += f": {pulse.last_error}"
         remedy = "see the server's log; restarting the server is safe, running tasks go on"
         return [Check("scheduler", False, detail, remedy)]
+
+    def _sign_in(self) -> list[Check]:
+        """Not well only if nobody could sign in: an issuer that fails alone keeps others from
+        nothing."""
+        state = self._parts.gate.state()
+        some = any(known for _, known, _ in state)
+        remedy = "can this server reach the host, and does it trust its certificate (CA_BUNDLE)?"
+        return [
+            Check("sign-in", some, f"{host}: {said}", "" if known else remedy)
+            for host, known, said in state
+        ]
 
     async def _backend(self) -> list[Check]:
         try:

@@ -8,9 +8,12 @@ from tesazure import __version__
 from tesazure.api.flavour import V1_0, V1_1, Flavour
 from tesazure.api.pages import MAX_PAGE_SIZE
 from tesazure.api.schemas import Schema, flag, ref, schemas, text, whole
+from tesazure.callers import Role
 
 _ERRORS = {
     400: "Something in the request is wrong; every error is listed.",
+    401: "Nobody is signed in, or the token is not good; `WWW-Authenticate` says how and why.",
+    403: "Who calls lacks the role that the reply names.",
     404: "There is no such thing, or it is not yours to see.",
     408: "The request did not arrive in time.",
     413: "The body is too large.",
@@ -29,7 +32,8 @@ def document() -> dict[str, Any]:
             "summary": "A GA4GH Task Execution Service",
             "description": "Tasks go in over HTTP, run in containers, and leave their files where"
             " they were told to. `/ga4gh/tes/v1` speaks TES 1.1, `/v1` TES 1.0; what is ours alone"
-            " lies under `/api/v1`.",
+            " lies under `/api/v1`. Where a server asks for a sign-in, `/api/v1/sign-in` says how;"
+            " operations then need a role, and the tasks of others may not be there for you.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "tags": [
@@ -38,9 +42,45 @@ def document() -> dict[str, Any]:
             {"name": "Streams", "description": "Whole logs and events as they happen."},
             {"name": "Operation", "description": "For those who run the server."},
         ],
-        "paths": {**_standard(V1_1), **_standard(V1_0), **_streams(), **_operation()},
-        "components": {"schemas": schemas()},
+        "paths": _secured({**_standard(V1_1), **_standard(V1_0), **_streams(), **_operation()}),
+        "components": {"schemas": schemas(), "securitySchemes": _SCHEMES},
     }
+
+
+_SCHEMES = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A token of the server's OpenID provider (Entra ID), or an API token.",
+    },
+    "basic": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "A user, and an API token of theirs as the password.",
+    },
+}
+_OPEN = {
+    *(f"{flavour.prefix}/service-info" for flavour in (V1_1, V1_0)),
+    *(f"{flavour.prefix}/tasks/service-info" for flavour in (V1_1, V1_0)),
+    *("/api/v1/sign-in", "/healthz", "/readyz", "/openapi.json", "/docs", "/"),
+}
+"""Paths that nobody needs to sign in for."""
+
+
+def _secured(paths: dict[str, Any]) -> dict[str, Any]:
+    """The paths, each operation with the role that it needs. The
+    last alternative is that of a server which asks nobody."""
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            if path in _OPEN:
+                operation["security"] = []
+                continue
+            role = (Role.READ if method == "get" else Role.WRITE).value
+            # OpenAPI 3.1, Security Requirement Object: the list names the roles that are required.
+            operation["security"] = [{"bearer": [role]}, {"basic": [role]}, {}]
+            replies = {**operation["responses"], **_errors(401, 403, 503)}
+            operation["responses"] = {status: replies[status] for status in sorted(replies)}
+    return paths
 
 
 def _standard(flavour: Flavour) -> dict[str, Any]:
@@ -190,6 +230,14 @@ def _operation() -> dict[str, Any]:
     page = {"text/html": {"schema": {"type": "string"}}}
     plain = {"text/plain": {"schema": {"type": "string"}}}
     return {
+        "/api/v1/sign-in": {
+            "get": {
+                **tag,
+                "operationId": "SignIn",
+                "summary": "Whether to sign in, and how",
+                "responses": {"200": _reply("How.", "SignIn")},
+            }
+        },
         "/healthz": {
             "get": {
                 **tag,

@@ -7,15 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tesazure.api.audit import Audit
 from tesazure.backends.base import Backend
 from tesazure.plan import Defaults
 from tesazure.sealing import Seal
 from tesazure.settings import Settings
+from tesazure.signin.gate import Gate
 from tesazure.store.base import Store
-from tesazure.store.records import Visibility
-
-EVERYONE = Visibility()
-"""Without authentication every caller sees every task."""
 
 
 class UrlCheck(Protocol):
@@ -69,6 +67,9 @@ class Parts:
     settings: Settings
     store: Store
     backend: Backend
+    gate: Gate
+    """Who may call."""
+    audit: Audit
     urls: UrlCheck
     seal: Seal
     """Seals what is secret in the URLs of a task that is to be stored."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
+
+from tesazure.callers import Role
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -38,12 +40,24 @@ class Stream:
 Handler = Callable[[Request], Awaitable[Reply | Stream]]
 
 
+_USUAL = {"GET": Role.READ, "HEAD": Role.READ, "POST": Role.WRITE}
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path template (`/tasks/{id}`) and the handler of each method."""
+    """A path template (`/tasks/{id}`) and the handler of each method.
+
+    `open`: everybody may ask, without a sign-in. `roles`: what each method needs otherwise.
+    """
 
     path: str
     handlers: dict[str, Handler] = field(default_factory=dict)
+    open: bool = False
+    roles: Mapping[str, Role] = field(default_factory=lambda: _USUAL)
+
+    def needs(self, method: str) -> Role | None:
+        """The role that a method needs; None: nobody is asked who they are."""
+        return None if self.open else self.roles.get(method, Role.ADMIN)
 
 
 def tasks_json(body: bytes) -> Reply:

@@ -321,6 +321,17 @@ def _ours() -> dict[str, Schema]:
             {"ready": flag("All is well."), "checks": items(check, "Each thing looked at.")},
             ("ready", "checks"),
         ),
+        "SignIn": document(
+            "How to sign in.",
+            {
+                "required": flag("Whether anybody has to."),
+                "api_tokens": flag("API tokens are taken, also as the password of HTTP Basic."),
+                "issuer": text("An OpenID provider whose tokens are taken.", format="uri"),
+                "client_id": text("For its device code flow (RFC 8628): the program's id there."),
+                "scope": text("For the same: what to ask for."),
+            },
+            ("required", "api_tokens"),
+        ),
         "Health": document("The process answers.", {"status": text("ok")}, ("status",)),
         "StateChange": document(
             "The data of an event.",

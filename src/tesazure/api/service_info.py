@@ -20,9 +20,11 @@ def routes(parts: Parts) -> list[Route]:
     legacy = _answer(_legacy(parts))
     for flavour in (V1_1, V1_0):
         found.append(
-            Route(f"{flavour.prefix}/service-info", {"GET": _answer(_current(parts, flavour))})
+            Route(
+                f"{flavour.prefix}/service-info", {"GET": _answer(_current(parts, flavour))}, True
+            )
         )
-        found.append(Route(f"{flavour.prefix}/tasks/service-info", {"GET": legacy}))
+        found.append(Route(f"{flavour.prefix}/tasks/service-info", {"GET": legacy}, True))
     return found
 
 

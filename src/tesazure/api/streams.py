@@ -11,13 +11,15 @@ from urllib.parse import parse_qsl
 import msgspec
 from starlette.requests import Request
 
+from tesazure.api.admission import visibility_of
 from tesazure.api.errors import HttpError
 from tesazure.api.feed import Feed
-from tesazure.api.parts import EVERYONE, Parts
+from tesazure.api.parts import Parts
 from tesazure.api.replies import Headers, Reply, Route, Stream
 from tesazure.api.tasks import known_id, unknown
 from tesazure.backends.base import LogChunk
 from tesazure.backends.base import Stream as StreamName
+from tesazure.callers import Visibility
 from tesazure.errors import FieldError, InvalidInput, NotFound
 from tesazure.model import TERMINAL
 from tesazure.store.records import TaskRecord
@@ -41,6 +43,7 @@ class _Asked(msgspec.Struct, frozen=True):
     attempt: int | None
     follow: bool
     range: str
+    visibility: Visibility
 
 
 class Streams:
@@ -148,7 +151,7 @@ class Streams:
                     return
                 await self._pause(pause)
                 pause = min(pause * 1.5, _SLOW_S)
-                events, number = await self._feed.after(number, (asked.task_id,))
+                events, number = await self._feed.after(number, asked.visibility, (asked.task_id,))
                 if events:
                     record, pause = await self._record(asked), _QUICK_S
 
@@ -158,7 +161,7 @@ class Streams:
                 await self._closing.wait()
 
     async def _record(self, asked: _Asked) -> TaskRecord:
-        record = await self._store.get(asked.task_id, EVERYONE)
+        record = await self._store.get(asked.task_id, asked.visibility)
         if record is None:
             raise unknown(asked.task_id)
         return record
@@ -199,7 +202,8 @@ def _asked(request: Request, name: StreamName) -> _Asked:
     if "attempt" in query and not attempt:
         raise InvalidInput([FieldError("attempt", "must be a number from 1")])
     follow = query.get("follow", "").lower() in ("1", "true", "yes")
-    return _Asked(task_id, executor, name, attempt, follow, request.headers.get("range", ""))
+    span = request.headers.get("range", "")
+    return _Asked(task_id, executor, name, attempt, follow, span, visibility_of(request))
 
 
 def _number(text: str) -> int | None:

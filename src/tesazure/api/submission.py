@@ -12,6 +12,7 @@ from tesazure.api.daemon_threads import DaemonThreads
 from tesazure.api.errors import RETRY_AFTER_S, HttpError
 from tesazure.api.ids import new_task_id
 from tesazure.api.parts import Parts
+from tesazure.callers import Caller
 from tesazure.errors import FieldError, InvalidInput, StorageError
 from tesazure.model import Input, Output, Task
 from tesazure.plan import limits, runtime_limit
@@ -48,21 +49,23 @@ class Submission:
         self._large = asyncio.Semaphore(1)
         self._looks = DaemonThreads("urls", _LOOKING, _LOOK_S)
 
-    async def accept(self, body: bytes) -> NewTask:
-        """The task in `body`. Raises InvalidInput with every error found, HttpError 503 when the
-        file system that its URLs name does not answer."""
+    async def accept(self, body: bytes, caller: Caller) -> NewTask:
+        """The task in `body`, its caller's. Raises InvalidInput with every error found, HttpError
+        503 when the file system that its URLs name does not answer."""
         if len(body) < _LARGE:
             task, notes = _parse(body)
             if all(map(self._urls.checks_at_once, _urls(task))):
-                return self._new(task, notes, self._look(task))
-            return self._new(task, notes, await self._look_patiently(task))
+                return self._new(task, notes, self._look(task), caller)
+            return self._new(task, notes, await self._look_patiently(task), caller)
         async with self._large:
             task, notes = await asyncio.to_thread(_parse, body)
         errors = await self._look_patiently(task)
         async with self._large:
-            return await asyncio.to_thread(self._new, task, notes, errors)
+            return await asyncio.to_thread(self._new, task, notes, errors, caller)
 
-    def _new(self, task: Task, notes: list[str], errors: list[FieldError]) -> NewTask:
+    def _new(
+        self, task: Task, notes: list[str], errors: list[FieldError], caller: Caller
+    ) -> NewTask:
         now = self._clock()
         errors += self._take_parameters(task, notes)
         errors += _hidden_errors(task)
@@ -75,7 +78,8 @@ class Submission:
             id=task_id,
             document=_encode(task),
             name=task.name or "",
-            owner=None,
+            owner=caller.owner,
+            tenant=caller.tenant,
             tags=task.tags or {},
             reservation=Reservation(
                 asked.reserved_cpu_cores, asked.reserved_ram_bytes, asked.reserved_disk_bytes

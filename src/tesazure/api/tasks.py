@@ -9,11 +9,12 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 
 from tesazure.api import pages, views
+from tesazure.api.admission import caller_of, visibility_of
 from tesazure.api.bodies import BodyReader
 from tesazure.api.flavour import Flavour
 from tesazure.api.ids import is_task_id
 from tesazure.api.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
-from tesazure.api.parts import EVERYONE, Parts
+from tesazure.api.parts import Parts
 from tesazure.api.replies import Reply, Route, tasks_json
 from tesazure.api.submission import Submission
 from tesazure.api.tails import LIVE, Tails
@@ -30,7 +31,11 @@ class Tasks:
     """The handlers of one flavour."""
 
     def __init__(
-        self, parts: Parts, flavour: Flavour, bodies: BodyReader, submission: Submission
+        self,
+        parts: Parts,
+        flavour: Flavour,
+        bodies: BodyReader,
+        submission: Submission,
     ) -> None:
         self._store = parts.store
         self._pulse = parts.pulse
@@ -38,6 +43,7 @@ class Tasks:
         self._flavour = flavour
         self._bodies = bodies
         self._submission = submission
+        self._audit = parts.audit
         self._tails = Tails(parts.backend, parts.settings.log_tail_bytes)
 
     def routes(self) -> list[Route]:
@@ -52,23 +58,24 @@ class Tasks:
     async def create_task(self, request: Request) -> Reply:
         """CreateTask. Answers once the task is on disk. Any content type is taken as JSON."""
         async with self._bodies.read(request) as body:
-            task = await self._submission.accept(body)
+            task = await self._submission.accept(body, caller_of(request))
             await self._store.create(task)
+        self._audit.note("task.create", task.id, request)
         if self._pulse:
             self._pulse.wake()
         return tasks_json(b'{"id":"%b"}' % task.id.encode("ascii"))
 
     async def get_task(self, request: Request) -> Reply:
         """GetTask."""
-        task_id = known_id(request)
+        task_id, visibility = known_id(request), visibility_of(request)
         query = request.scope["query_string"]
         view = _VIEWS.get(query) or _view(dict(_parameters(query)))
         if view is View.MINIMAL:
-            brief = await self._store.get_brief(task_id, EVERYONE)
+            brief = await self._store.get_brief(task_id, visibility)
             if brief is None:
                 raise unknown(task_id)
             return tasks_json(views.minimal(task_id, self._flavour.word(brief.state)))
-        record = await self._store.get(task_id, EVERYONE)
+        record = await self._store.get(task_id, visibility)
         if record is None:
             raise unknown(task_id)
         if view is View.FULL and record.state not in LIVE:
@@ -88,7 +95,8 @@ class Tasks:
             tags=errors.of(lambda: _tags(parameters), ()),
         )
         errors.check()
-        audience = (self._flavour.version, "")
+        visibility = visibility_of(request)
+        audience = (self._flavour.version, visibility.audience)
         place = pages.Place(0, audience, filters)
         if single.get("page_token"):
             place = pages.decode(single["page_token"], self._identity, audience, filters)
@@ -99,7 +107,7 @@ class Tasks:
             states=filters.states,
             name_prefix=filters.name_prefix,
             tags=filters.tags,
-            visibility=EVERYONE,
+            visibility=visibility,
         )
         shown, before = await (
             self._briefs(query) if view is View.MINIMAL else self._records(query, view)
@@ -112,9 +120,10 @@ class Tasks:
     async def cancel_task(self, request: Request) -> Reply:
         """CancelTask: a request; the task is CANCELED once nothing of it runs any more."""
         task_id = known_id(request)
-        state = await self._store.request_cancel(task_id, EVERYONE)
+        state = await self._store.request_cancel(task_id, visibility_of(request))
         if state is None:
             raise unknown(task_id)
+        self._audit.note("task.cancel", task_id, request)
         if self._pulse:
             self._pulse.wake()
         return tasks_json(b"{}")

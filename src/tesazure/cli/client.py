@@ -10,27 +10,29 @@ from urllib.parse import quote, urlsplit
 import httpx
 import msgspec
 
+from tesazure.cli.credentials import choose, without_userinfo
 from tesazure.cli.exits import Code, Failure
+from tesazure.cli.logins import Logins
+from tesazure.cli.oidc import LOOPBACK
 from tesazure.model import State
 from tesazure.settings import Client
 
 API = "/ga4gh/tes/v1"
 EXTENSIONS = "/api/v1"
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _SUFFIXES = (API, "/ga4gh/tes", "/ga4gh", "/v1")
 
 Json = dict[str, Any]
 
 
 def root_of(server: str) -> str:
-    """The server's root from what a user may give: host:port, a root, or the URL of the API."""
-    text = server.strip()
-    text = (text if "://" in text else f"http://{text}").rstrip("/")
+    """The server's root from what a user may give: host:port, a root, or the URL of the API. User
+    and password are left out."""
+    text, _ = _split(server)
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Failure(
             Code.USAGE,
-            f"not a server's URL: {server}",
+            f"not a server's URL: {text}",
             "give one like http://127.0.0.1:8000 by --server or TESAZURE_SERVER",
         )
     for suffix in _SUFFIXES:
@@ -39,15 +41,27 @@ def root_of(server: str) -> str:
     return text
 
 
+def _split(server: str) -> tuple[str, str]:
+    """A server's URL and the `user:password` in it; empty when it is no URL."""
+    text = server.strip()
+    try:
+        url, userinfo = without_userinfo(text if "://" in text else f"http://{text}")
+    except ValueError:
+        return "", ""
+    return url.rstrip("/"), userinfo
+
+
 class TesClient:
     """One server. Methods raise Failure; ids are sent quoted, so any text is safe to pass."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, logins: Logins | None = None) -> None:
+        """`logins`: where to look for a login at this server, if anywhere."""
         self.root = root_of(client.server)
-        headers = {"Authorization": f"Bearer {client.token}"} if client.token else {}
+        _, userinfo = _split(client.server)
+        self._credentials = choose(client, self.root, userinfo, logins)
         self.is_local = urlsplit(self.root).hostname in LOOPBACK
         self._http = httpx.Client(
-            headers=headers,
+            auth=self._credentials,
             timeout=httpx.Timeout(60, connect=10),
             # A proxy of the environment cannot reach this machine's own servers.
             trust_env=not self.is_local,
@@ -87,6 +101,15 @@ class TesClient:
         """Ask for a task to be canceled."""
         self._json("POST", f"{API}/tasks/{quote(task_id, safe='')}:cancel")
 
+    def sign_in(self) -> Json | None:
+        """What the server says about signing in; None from one that says nothing of it."""
+        try:
+            return self._json("GET", f"{EXTENSIONS}/sign-in")
+        except Failure as failure:
+            if failure.code == Code.NOT_FOUND:
+                return None
+            raise
+
     def readiness(self) -> tuple[bool, Json, str | None]:
         """Whether the server is ready, the document of /readyz, and the reply's Date header."""
         with self._failures():
@@ -112,7 +135,7 @@ class TesClient:
             if not response.is_success:
                 with self._failures():
                     response.read()
-                raise refusal(response)
+                raise self._refusal(response)
             yield response
         finally:
             response.close()
@@ -121,8 +144,14 @@ class TesClient:
         with self._failures():
             response = self._http.request(method, self.root + path, **more)
         if not response.is_success:
-            raise refusal(response)
+            raise self._refusal(response)
         return _object(response)
+
+    def _refusal(self, response: httpx.Response) -> Failure:
+        failure = refusal(response)
+        if failure.code == Code.SIGN_IN:
+            return Failure(failure.code, str(failure), self._credentials.remedy)
+        return failure
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -158,7 +187,9 @@ def refusal(response: httpx.Response) -> Failure:
     if response.status_code == 404:
         return Failure(Code.NOT_FOUND, message)
     if response.status_code == 401:
-        details.append("give a token by --token or TESAZURE_TOKEN")
+        return Failure(Code.SIGN_IN, message)
+    if response.status_code == 403:
+        return Failure(Code.DENIED, message)
     if response.status_code >= 500:
         after = response.headers.get("Retry-After")
         details += [f"try again in {after} s"] if after else []

@@ -16,6 +16,7 @@ class Code(IntEnum):
     REFUSED = 5
     DENIED = 6
     FULL = 7
+    SIGN_IN = 8
     TIMED_OUT = 124
     INTERRUPTED = 130
     TERMINATED = 143
@@ -26,12 +27,16 @@ MEANINGS: dict[Code, str] = {
     Code.NOT_COMPLETE: "a task ended in another state than COMPLETE, `doctor` found a fault, or a"
     " transfer failed in a way that has no code here",
     Code.USAGE: "the command line, a setting or a file given is wrong",
-    Code.UNREACHABLE: "no server answers, or `serve` cannot have its port, data or database;"
+    Code.UNREACHABLE: "no server answers, or `serve` cannot have its port, data, database or Key"
+    " Vault;"
     " `transfer`: storage does not answer, after all retries",
     Code.NOT_FOUND: "no such task, executor or stream; `transfer`: nothing is at the URL or path",
     Code.REFUSED: "the server refused the request; what is wrong is printed field by field",
-    Code.DENIED: "`transfer`: permission denied, by storage or by this machine",
+    Code.DENIED: "you may not do this: the server names the role that is missing; `transfer`:"
+    " permission denied, by storage or by this machine",
     Code.FULL: "`transfer`: the disk is full",
+    Code.SIGN_IN: "the server asks for a sign-in, or the token shown to it is no longer good:"
+    " `tesazure login`",
     Code.TIMED_OUT: "`wait --timeout` ran out; the tasks go on",
     Code.INTERRUPTED: "interrupted with Ctrl-C; tasks go on, transfers leave no half file",
     Code.TERMINATED: "`transfer`: ended by SIGTERM, as by Ctrl-C",

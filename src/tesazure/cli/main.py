@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tesazure.cli import transfer
+from tesazure.cli import token, transfer
 from tesazure.cli.exits import MEANINGS, Code, Failure
 from tesazure.errors import ConfigurationError, TesazureError
 
@@ -62,7 +62,14 @@ def _complain(message: str, details: tuple[str, ...] = ()) -> None:
 def _client(context: typer.Context) -> Any:
     from tesazure.cli.client import TesClient
 
-    return TesClient(context.obj)
+    return TesClient(context.obj, _logins())
+
+
+def _logins() -> Any:
+    from tesazure.cli.logins import Logins
+    from tesazure.settings import state_dir
+
+    return Logins(state_dir() / "logins")
 
 
 def _print_version(wanted: bool) -> None:
@@ -83,8 +90,13 @@ def options(
             " Default: TESAZURE_SERVER, else http://127.0.0.1:8000.",
         ),
     ] = None,
-    token: Annotated[
-        str | None, typer.Option(help="Bearer token to send. Default: TESAZURE_TOKEN.")
+    bearer: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            help="Token to send; better in TESAZURE_TOKEN: `ps` shows flags. Default: that, else"
+            " what `login` got, else user:password of the server's URL.",
+        ),
     ] = None,
     _version: Annotated[
         bool,
@@ -94,7 +106,7 @@ def options(
     """A GA4GH Task Execution Service (TES): the server, and a client for any TES server."""
     from tesazure.settings import load_client
 
-    context.obj = load_client(server=server, token=token)
+    context.obj = load_client(server=server, token=bearer)
 
 
 @app.command()
@@ -126,7 +138,7 @@ def serve(  # noqa: PLR0913 - each parameter is a flag
         "database_url": database_url,
         "log_level": log_level,
     }
-    raise typer.Exit(server.serve(server.load(config, data_dir, allow_dir, set_, **flags)))
+    raise typer.Exit(server.serve(server.sources(config, data_dir, allow_dir, set_, **flags)))
 
 
 @app.command()
@@ -337,6 +349,37 @@ def service_info(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 app.add_typer(transfer.app, name="transfer")
+app.add_typer(token.app, name="token")
+
+
+@app.command()
+def login(
+    context: typer.Context,
+    device: Annotated[
+        bool, typer.Option("--device", help="By a code that you enter in a browser anywhere.")
+    ] = False,
+    api_token: Annotated[
+        bool, typer.Option("--api-token", help="By an API token, typed here or on standard input.")
+    ] = False,
+) -> None:
+    """Sign in at the server; later commands use that, and renew it, until `logout`.
+
+    The server says how: by a code where it names an application to sign in with, else by an API
+    token. What is got lies below XDG_STATE_HOME (~/.local/state), for your user alone.
+    """
+    from tesazure.cli import login as signing
+
+    if device and api_token:
+        raise Failure(Code.USAGE, "--device and --api-token: choose one")
+    signing.login(context.obj, _logins(), device=device, api_token=api_token)
+
+
+@app.command()
+def logout(context: typer.Context) -> None:
+    """Forget the login at the server."""
+    from tesazure.cli import login as signing
+
+    signing.logout(context.obj, _logins())
 
 
 @app.command()
@@ -360,12 +403,16 @@ def config(
     config: Config = None,
     data_dir: DataDir = None,
     allow_dir: AllowDir = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting. Repeatable."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the settings that `serve` would use here and where each comes from; secrets as ***."""
     from tesazure.cli import server
 
-    server.show_config(server.load(config, data_dir, allow_dir, None), as_json)
+    server.show_config(server.load(config, data_dir, allow_dir, set_), as_json)
 
 
 @app.command()

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from tesazure import settings
 from tesazure.cli import show
 from tesazure.cli.exits import Code, Failure
+from tesazure.errors import VaultUnavailable
+
+START_S = 30.0
+"""Seconds for which `serve` asks again for a Key Vault that does not answer."""
+PATIENCE_S = 3.0
+"""The same of other verbs, which somebody waits for."""
 
 
-def load(
+def sources(
     config: Path | None,
     data_dir: Path | None,
     allow_dir: list[Path] | None,
     pairs: list[str] | None,
     **flags: Any,
-) -> settings.Effective:
-    """The settings from all sources. Directories on the command line may be relative.
+) -> settings.Sources:
+    """Where the settings come from. Directories on the command line may be relative.
 
-    Raises ConfigurationError, and Failure for a NAME=VALUE pair that is not one.
+    Raises Failure for a NAME=VALUE pair that is not one.
     """
     values: dict[str, Any] = {}
     for pair in pairs or []:
@@ -33,18 +40,42 @@ def load(
         values["data_dir"] = data_dir.absolute()
     if allow_dir:
         values["allow_dir"] = [directory.absolute() for directory in allow_dir]
-    return settings.load(command_line=values, config=config)
+    return settings.Sources(command_line=values, config=config)
 
 
-def serve(effective: settings.Effective) -> int:
-    """Run the server; its exit code."""
+def load(
+    config: Path | None,
+    data_dir: Path | None,
+    allow_dir: list[Path] | None,
+    pairs: list[str] | None,
+) -> settings.Effective:
+    """The settings from all sources. Raises ConfigurationError, and Failure as above or when the
+    Key Vault cannot be read."""
+    return _read(sources(config, data_dir, allow_dir, pairs), PATIENCE_S)
+
+
+def serve(given: settings.Sources) -> int:
+    """Run the server; its exit code. Raises as `load`."""
+    effective = _read(given, START_S)
     from tesazure.compose import serve as run_server
 
-    return run_server(effective)
+    return run_server(effective, given.again)
+
+
+def _read(given: settings.Sources, patience_s: float) -> settings.Effective:
+    def say(text: str) -> None:
+        print(f"tesazure: {text}", file=sys.stderr, flush=True)
+
+    try:
+        return given.load(patience_s, say)
+    except VaultUnavailable as error:
+        raise Failure(Code.UNREACHABLE, str(error)) from error
 
 
 def show_config(effective: settings.Effective, as_json: bool) -> None:
     """Print every setting with its value and source."""
+    for warning in effective.warnings:
+        print(f"tesazure: {warning}", file=sys.stderr)
     rows = settings.shown(effective)
     if as_json:
         show.as_json({name: {"value": value, "source": source} for name, value, source in rows})

@@ -159,7 +159,7 @@ class Attempt:
         for index, step in enumerate(plan.steps):
             if step.image not in prepared:
                 with self._timed("pull_s"):
-                    engine.prepare(step.image, self._say)
+                    engine.prepare(step.image, self._say, self._access.registry)
                 prepared.add(step.image)
             with self._timed("run_s"):
                 failure = self._run_step(index, plan, node, engine)

@@ -164,6 +164,10 @@ class Scheduler:
             self._placer.new = self._stale = True
             self._signal(urgent=False)
 
+    def keep(self, kept: Kept) -> None:
+        """What is kept for how long, from the next pass of retention on."""
+        self._retention.kept = kept
+
     def waiting_for(self, task_id: str) -> str | None:
         """Why a QUEUED task waits, in words, as far as the last tries tell."""
         if task_id in self._troubled:

@@ -16,6 +16,7 @@ import msgspec
 
 from tesazure import report as reports
 from tesazure.backends.base import Backend
+from tesazure.callers import EVERYTHING
 from tesazure.errors import Unplaceable
 from tesazure.lifecycle import (
     Action,
@@ -32,12 +33,11 @@ from tesazure.plan import Defaults, Plan, make_plan
 from tesazure.report import Report
 from tesazure.scheduler.granting import Granting
 from tesazure.store.base import Store
-from tesazure.store.records import AttemptRecord, Change, TaskRecord, Visibility, Watched
+from tesazure.store.records import AttemptRecord, Change, TaskRecord, Watched
 from tesazure.submitters import recognise
 
 log = logging.getLogger(__name__)
 
-_EVERYONE = Visibility()
 _log_decoder = msgspec.json.Decoder(TaskLog)
 _task_decoder = msgspec.json.Decoder(Task)
 _encoder = msgspec.json.Encoder()
@@ -106,7 +106,7 @@ class Performer:
     async def say(self, task_id: str, line: str) -> None:
         """Add a warning to the log of a live task's newest attempt. Raises StaleVersion,
         StoreUnavailable."""
-        task = await self._store.get(task_id, _EVERYONE)
+        task = await self._store.get(task_id, EVERYTHING)
         if task is None or task.state in TERMINAL or not task.attempts:
             return
         said = _log_decoder.decode(task.attempts[-1].log)
@@ -132,7 +132,7 @@ class Performer:
 
     async def _plan(self, task: Watched) -> Plan | None:
         """The Plan of a stored task; None if its record is gone. Raises Unplaceable."""
-        record = self._placed.pop(task.id, None) or await self._store.get(task.id, _EVERYONE)
+        record = self._placed.pop(task.id, None) or await self._store.get(task.id, EVERYTHING)
         if record is None:
             return None
         notes = list(record.notes)
@@ -185,7 +185,7 @@ class Performer:
 
     async def _typed(self, task_id: str, report: Report) -> bytes | None:
         """The document with the types of inputs and outputs that the client left open."""
-        record = await self._store.get(task_id, _EVERYONE)
+        record = await self._store.get(task_id, EVERYTHING)
         if record is None:
             return None
         document = _task_decoder.decode(record.document)

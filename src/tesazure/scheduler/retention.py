@@ -37,21 +37,22 @@ class Retention:
     def __init__(self, store: Store, backend: Backend, kept: Kept) -> None:
         self._store = store
         self._backend = backend
-        self._kept = kept
+        self.kept = kept
+        """May be replaced; a pass under way goes on with what it began with."""
 
     async def run(self) -> None:
         """One pass over everything."""
-        now = time.time()
-        if self._kept.work_s:
-            await self._discard(now - self._kept.work_s)
-        if self._kept.records_s:
+        now, kept = time.time(), self.kept
+        if kept.work_s:
+            await self._discard(now - kept.work_s)
+        if kept.records_s:
             # A record names its work files: those go first, however long they were to be kept.
-            await self._discard(now - self._kept.records_s)
-            while await self._store.forget(now - self._kept.records_s, BATCH) == BATCH:
+            await self._discard(now - kept.records_s)
+            while await self._store.forget(now - kept.records_s, BATCH) == BATCH:
                 pass
         await self._store.prune_events(now - EVENTS_S)
-        kept = [seconds for seconds in (self._kept.work_s, self._kept.records_s) if seconds]
-        await self._sweep(now - ORPHAN_S, now - min(kept) if kept else 0.0)
+        lives = [seconds for seconds in (kept.work_s, kept.records_s) if seconds]
+        await self._sweep(now - ORPHAN_S, now - min(lives) if lives else 0.0)
 
     async def _discard(self, ended_before: float) -> None:
         """Delete the work files of tasks that ended before then."""

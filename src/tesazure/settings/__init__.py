@@ -1,5 +1,6 @@
-"""Settings: one validated object. Declared once, read from four sources, checked together."""
+"""Settings: one validated object. Declared once, read from five sources, checked together."""
 
+from tesazure.settings.clouds import CLOUDS, identity_of, vault_url_of
 from tesazure.settings.declarations import (
     ALIASES,
     CLIENT_FIELDS,
@@ -12,12 +13,14 @@ from tesazure.settings.declarations import (
     Settings,
     help_of,
 )
-from tesazure.settings.sources import Effective, Source, load, load_client, passed_on, shown
+from tesazure.settings.loading import Effective, Sources, load, shown
+from tesazure.settings.sources import Source, load_client, passed_on, state_dir
 
 __all__ = [
     "ALIASES",
     "CLIENT_FIELDS",
     "CLIENT_PREFIX",
+    "CLOUDS",
     "FIELDS",
     "LONGEST_RUNTIME_S",
     "PREFIX",
@@ -26,9 +29,13 @@ __all__ = [
     "Help",
     "Settings",
     "Source",
+    "Sources",
     "help_of",
+    "identity_of",
     "load",
     "load_client",
     "passed_on",
     "shown",
+    "state_dir",
+    "vault_url_of",
 ]

@@ -8,11 +8,13 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from tesazure.settings.clouds import CLOUDS, identity_of, vault_url_of
 from tesazure.settings.declarations import LONGEST_CREDENTIAL_H, LONGEST_RUNTIME_S, Settings
 
 _POSITIVE = ("lease_s", "max_body_bytes", "max_connections", "request_timeout_s")
@@ -21,12 +23,39 @@ _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
 _FILES = ("gcs_credentials_file", "sftp_known_hosts", "sftp_key_file", "ca_bundle")
 _REGION = re.compile(r"[A-Za-z0-9-]+")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+_CONTAINER = re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(-[a-z0-9]+)*")
+"""Microsoft, "Naming and referencing containers, blobs, and metadata"."""
+_REGISTRY = re.compile(r"(https?://)?[A-Za-z0-9.-]+(:[0-9]+)?/?|https://index\.docker\.io/v1/")
+_NO_TENANTS = frozenset({"common", "organizations", "consumers"})
+"""Whoever has an account anywhere ("OpenID Connect on the Microsoft identity platform")."""
+_AUTHORITY = "azure_authority_host"
 _HOST_AND_PORT = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?")
 
 
 def conflicts(s: Settings) -> list[str]:
     """Every problem, each with its remedy."""
-    return [*_server(s), *_azure(s), *_other_systems(s), *_files(s)]
+    return [
+        *_server(s),
+        *_azure(s),
+        *_batch(s),
+        *_sign_in(s),
+        *_registry(s),
+        *_other_systems(s),
+        *_files(s, _FILES),
+    ]
+
+
+def vault_conflicts(s: Settings) -> list[str]:
+    """What keeps the Key Vault from being asked, whatever it may hold."""
+    problems = [*_identity(s), *_files(s, ("ca_bundle",))]
+    url = vault_url_of(s)
+    problems += _endpoint("KEYVAULT_URL", url, schemes=("https",))[1]
+    if not identity_of(s).exists and not s.azure_client_id and not s.azure_tenant:
+        problems.append(
+            "KEYVAULT_URL: as whom is it to be read? set AZURE_CLIENT_ID, AZURE_SECRET and"
+            " AZURE_TENANT, or AZURE_IDENTITY=default for the identity of this host"
+        )
+    return problems
 
 
 def _server(s: Settings) -> list[str]:
@@ -76,13 +105,29 @@ def _azure(s: Settings) -> list[str]:
             "STORAGE_ACCOUNT_KEY: must be base64, as the portal shows it under Access keys (a"
             " connection string holds it after AccountKey=)"
         )
-    if not _HOST.fullmatch(s.storage_endpoint_suffix):
-        problems.append(
-            "STORAGE_ENDPOINT_SUFFIX: must be what hosts end in, without dot at its ends and"
-            " without https://, such as core.windows.net"
-        )
+    for kind in ("storage", "batch", "keyvault"):
+        setting = f"{kind}_endpoint_suffix"
+        if not _HOST.fullmatch(getattr(s, setting)):
+            problems.append(
+                f"{setting.upper()}: must be what hosts end in, without dot at its ends and without"
+                f" https://, such as {CLOUDS['AzurePublic'][setting]}"
+            )
     for setting in ("storage_blob_endpoint", "storage_file_endpoint"):
         problems += _storage_endpoint(setting.upper(), getattr(s, setting), name)
+    problems += _identity(s)
+    problems += _endpoint("ARM_ENDPOINT", s.arm_endpoint, schemes=("https",))[1]
+    if not 0 < s.credential_hours <= LONGEST_CREDENTIAL_H:
+        problems.append(
+            f"CREDENTIAL_HOURS: must be more than 0 and at most {LONGEST_CREDENTIAL_H} (7 days,"
+            " Azure's longest)"
+        )
+    if 0 < s.keyvault_refresh_s < 1:
+        problems.append("KEYVAULT_REFRESH_S: must be at least 1 (0: only at SIGHUP)")
+    return problems
+
+
+def _identity(s: Settings) -> list[str]:
+    problems = []
     principal = {
         "AZURE_CLIENT_ID": s.azure_client_id,
         "AZURE_SECRET": s.azure_secret,
@@ -97,14 +142,86 @@ def _azure(s: Settings) -> list[str]:
             f"{' and '.join(missing)}: a service principal needs client id, secret and tenant;"
             f" set {'it' if len(missing) == 1 else 'them'}, or leave out {given}"
         )
-    if s.azure_authority_host:
-        authority = s.azure_authority_host
-        problems += _endpoint("AZURE_AUTHORITY_HOST", authority, schemes=("https",))[1]
-    if not 0 < s.credential_hours <= LONGEST_CREDENTIAL_H:
+    authority = s.azure_authority_host
+    problems += _endpoint("AZURE_AUTHORITY_HOST", authority, schemes=("https",))[1]
+    suffix = s.storage_endpoint_suffix
+    for cloud, defaults in CLOUDS.items():
+        foreign = cloud != s.cloud and suffix == defaults["storage_endpoint_suffix"]
+        if foreign and identity_of(s).exists and authority == CLOUDS[s.cloud][_AUTHORITY]:
+            problems.append(
+                f"STORAGE_ENDPOINT_SUFFIX: {suffix} belongs to another cloud than"
+                f" AZURE_AUTHORITY_HOST; set CLOUD={cloud}"
+            )
+    return problems
+
+
+def _batch(s: Settings) -> list[str]:
+    problems = []
+    name, key, url = s.batch_account_name, s.batch_account_key, s.batch_account_url
+    if name and not _ACCOUNT.fullmatch(name):
+        problems.append("BATCH_ACCOUNT_NAME: must be 3 to 24 lower-case letters and digits")
+    if key and not name:
+        problems.append("BATCH_ACCOUNT_KEY: is a key of which account? set BATCH_ACCOUNT_NAME")
+    if key and not _is_base64(key):
+        problems.append("BATCH_ACCOUNT_KEY: must be base64, as the portal shows it under Keys")
+    if url:
+        problems += _endpoint("BATCH_ACCOUNT_URL", url, schemes=("https",))[1]
+    if s.compute_backend == "batch":
+        problems += [
+            f"{setting}: is missing; COMPUTE_BACKEND=batch needs an account's name and URL"
+            for setting, value in (("BATCH_ACCOUNT_NAME", name), ("BATCH_ACCOUNT_URL", url))
+            if not value
+        ]
+    container = s.cromwell_storage_container_name
+    if container and not _CONTAINER.fullmatch(container):
         problems.append(
-            f"CREDENTIAL_HOURS: must be more than 0 and at most {LONGEST_CREDENTIAL_H} (7 days,"
-            " Azure's longest)"
+            "CROMWELL_STORAGE_CONTAINER_NAME: must be 3 to 63 lower-case letters, digits and single"
+            " dashes between them"
         )
+    return problems
+
+
+def _sign_in(s: Settings) -> list[str]:
+    problems = _endpoint("AAD_AUTHORITY", s.aad_authority, schemes=("https",))[1]
+    if s.aad_issuer:
+        problems += _endpoint("AAD_ISSUER", s.aad_issuer, path=True, schemes=("https",))[1]
+    for tenant in s.aad_tenant_id:
+        if not _HOST.fullmatch(tenant) or tenant.lower() in _NO_TENANTS:
+            problems.append(
+                f"AAD_TENANT_ID: {tenant} is no tenant; give its id (a GUID) or a domain of its own"
+            )
+    if s.aad_verify and not s.aad_audience:
+        problems.append(
+            "AAD_AUDIENCE: is missing; with AAD_VERIFY it says whom tokens must be for: the client"
+            " id of the API's app registration"
+        )
+    if s.aad_verify and not s.aad_tenant_id and not s.aad_issuer:
+        problems.append(
+            "AAD_TENANT_ID: is missing; with AAD_VERIFY it says whose tokens are taken, or"
+            " AAD_ISSUER does"
+        )
+    if s.task_access_restrictions != "none" and not (s.aad_verify or s.api_tokens):
+        problems.append(
+            "TASK_ACCESS_RESTRICTIONS: cannot tell callers apart who do not sign in; set AAD_VERIFY"
+            " or API_TOKENS"
+        )
+    return problems
+
+
+def _registry(s: Settings) -> list[str]:
+    url = s.private_docker_registry_url
+    user, password = s.private_docker_registry_username, s.private_docker_registry_password
+    if not url and (user or password):
+        return ["PRIVATE_DOCKER_REGISTRY_URL: is missing; its user and password are set"]
+    problems = []
+    if url and not _REGISTRY.fullmatch(url):
+        problems.append(
+            "PRIVATE_DOCKER_REGISTRY_URL: must be host, host:port or https://host, without user or"
+            " path"
+        )
+    if bool(user) != bool(password):
+        missing = "PASSWORD" if user else "USERNAME"
+        problems.append(f"PRIVATE_DOCKER_REGISTRY_{missing}: is missing; set both or neither")
     return problems
 
 
@@ -146,9 +263,9 @@ def _other_systems(s: Settings) -> list[str]:
     return problems
 
 
-def _files(s: Settings) -> list[str]:
+def _files(s: Settings, settings: Iterable[str]) -> list[str]:
     problems = []
-    for setting in _FILES:
+    for setting in settings:
         name = setting.upper()
         if not getattr(s, setting):
             continue

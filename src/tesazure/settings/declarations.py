@@ -15,10 +15,12 @@ LONGEST_CREDENTIAL_H = 168
 
 
 class Help(msgspec.Struct, frozen=True):
-    """What a setting means, in a sentence. A secret's value is never shown."""
+    """What a setting means, in a sentence. A secret's value is never shown. A `live` one that
+    changes in the file or the Key Vault changes the running server."""
 
     text: str
     secret: bool = False
+    live: bool = False
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +43,37 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             secret=True,
         ),
     ] = ""
-    compute_backend: Annotated[Literal["local"], Help("Where tasks run.")] = "local"
+    compute_backend: Annotated[
+        Literal["local", "batch"],
+        Help("Where tasks run. Unless it is given: batch if there is a Batch account, else local."),
+    ] = "local"
+    cloud: Annotated[
+        Literal["AzurePublic", "AzureUSGovernment", "AzureChina"],
+        Help("Which of Microsoft's clouds; other defaults follow from it, see below."),
+    ] = "AzurePublic"
+    arm_endpoint: Annotated[str, Help("URL of Azure Resource Manager.")] = (
+        "https://management.azure.com"
+    )
+    keyvault_url: Annotated[
+        str,
+        Help(
+            "Key Vault that holds further settings: its URL or, with KEYVAULT_ENDPOINT_SUFFIX, its"
+            " name. Read as AZURE_CLIENT_ID or AZURE_IDENTITY says."
+        ),
+    ] = ""
+    keyvault_endpoint_suffix: Annotated[
+        str, Help("What Key Vaults' hosts end in, after the vault's name.")
+    ] = "vault.azure.net"
+    keyvault_refresh_s: Annotated[
+        float,
+        Help(
+            "Seconds between looks at what the Key Vault holds now; 0: only at SIGHUP.", live=True
+        ),
+    ] = 300
+    keyvault_verify_challenge: Annotated[
+        bool,
+        Help("Whether the vault's host must lie in the domain that it wants a token for."),
+    ] = True
     local_engine: Annotated[
         Literal["auto", "docker", "podman", "sandbox"],
         Help("What runs the containers; auto takes the first of docker, podman, sandbox."),
@@ -80,14 +112,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "One of that account's keys. It stays with the server: tasks get signatures made with"
             " it, each for their own files.",
             secret=True,
+            live=True,
         ),
     ] = ""
     storage_endpoint_suffix: Annotated[
         str,
-        Help(
-            "What storage hosts of this cloud end in, after blob. and file.; core.usgovcloudapi.net"
-            " and core.chinacloudapi.cn are known."
-        ),
+        Help("What storage hosts of this cloud end in, after blob. and file."),
     ] = "core.windows.net"
     storage_blob_endpoint: Annotated[
         str,
@@ -102,57 +132,151 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     azure_client_id: Annotated[
         str,
         Help(
-            "Service principal that signs for Azure storage, where there is no account key; with"
-            " AZURE_IDENTITY=default and without AZURE_SECRET, a managed identity."
+            "Service principal that reads the Key Vault, and that signs for Azure storage where"
+            " there is no account key; with AZURE_IDENTITY=default and without AZURE_SECRET, a"
+            " managed identity.",
+            live=True,
         ),
     ] = ""
-    azure_secret: Annotated[str, Help("Client secret of the service principal.", secret=True)] = ""
-    azure_tenant: Annotated[str, Help("Tenant of the service principal.")] = ""
-    azure_authority_host: Annotated[
-        str, Help("URL of the service that issues tokens; empty: that of the cloud.")
+    azure_secret: Annotated[
+        str, Help("Client secret of the service principal.", secret=True, live=True)
     ] = ""
+    azure_tenant: Annotated[str, Help("Tenant of the service principal.", live=True)] = ""
+    azure_authority_host: Annotated[
+        str, Help("URL of the service that issues tokens to this server.")
+    ] = "https://login.microsoftonline.com"
     azure_identity: Annotated[
         Literal["none", "default"],
         Help(
             "default: without a service principal, take the identity of wherever the server runs"
-            " (managed or workload identity, az login), as DefaultAzureCredential finds it."
+            " (managed or workload identity, az login), as DefaultAzureCredential finds it.",
+            live=True,
         ),
     ] = "none"
+    aad_verify: Annotated[
+        bool, Help("Whether callers must sign in, with a token of Entra ID.", live=True)
+    ] = False
+    aad_audience: Annotated[
+        tuple[str, ...],
+        Help(
+            "Whom tokens must be for: the client id of the API's app registration, its application"
+            " ID URI.",
+            live=True,
+        ),
+    ] = ()
+    aad_tenant_id: Annotated[
+        tuple[str, ...], Help("Tenants whose users and applications may sign in.", live=True)
+    ] = ()
+    aad_client_id: Annotated[
+        str,
+        Help(
+            "Application that `tesazure login` signs users in with, a public client; empty: the one"
+            " of AAD_AUDIENCE.",
+            live=True,
+        ),
+    ] = ""
+    aad_authority: Annotated[
+        str, Help("URL of Entra ID, whose tokens callers bring.", live=True)
+    ] = "https://login.microsoftonline.com"
+    aad_issuer: Annotated[
+        str,
+        Help(
+            "URL of another OpenID Connect provider whose tokens are taken, besides or instead of"
+            " those of AAD_TENANT_ID.",
+            live=True,
+        ),
+    ] = ""
+    api_tokens: Annotated[
+        bool,
+        Help(
+            "Whether callers may sign in with tokens of this installation's own (`tesazure token`),"
+            " also as the password of HTTP Basic; without AAD_VERIFY they must.",
+            live=True,
+        ),
+    ] = False
+    task_access_restrictions: Annotated[
+        Literal["none", "per-user", "per-tenant"],
+        Help(
+            "Whose tasks a caller sees: everybody's, only their own, or their tenant's. Admins see"
+            " all. None, as a word, is none.",
+            live=True,
+        ),
+    ] = "none"
+    metrics_open: Annotated[bool, Help("Whether /metrics is answered without signing in.")] = False
+    batch_account_name: Annotated[str, Help("Azure Batch account that tasks run in.")] = ""
+    batch_account_key: Annotated[
+        str, Help("One of its keys; without, AZURE_CLIENT_ID or AZURE_IDENTITY.", secret=True)
+    ] = ""
+    batch_account_url: Annotated[
+        str, Help("Its URL, as the portal shows it: https://name.region.batch.azure.com.")
+    ] = ""
+    batch_endpoint_suffix: Annotated[
+        str, Help("What Batch accounts' hosts end in, after the region.")
+    ] = "batch.azure.com"
+    cromwell_storage_container_name: Annotated[
+        str, Help("Container of the storage account that Cromwell's working files are kept in.")
+    ] = ""
+    filetransfer_container_image: Annotated[
+        str, Help("Image that carries the runner to nodes of Azure Batch.")
+    ] = ""
+    private_docker_registry_url: Annotated[
+        str,
+        Help(
+            "Container registry that the next two are for, as host, host:port or URL; they are used"
+            " for its images alone.",
+            live=True,
+        ),
+    ] = ""
+    private_docker_registry_username: Annotated[
+        str, Help("User to pull images from it as.", live=True)
+    ] = ""
+    private_docker_registry_password: Annotated[
+        str, Help("That user's password or token.", secret=True, live=True)
+    ] = ""
     credential_hours: Annotated[
         float,
         Help(
             "Hours that credentials last which the server makes for a task without a time limit; at"
-            " most 168. A task that takes longer cannot write its outputs."
+            " most 168. A task that takes longer cannot write its outputs.",
+            live=True,
         ),
     ] = 168
     s3_endpoint_url: Annotated[
         str, Help("URL of an S3 service other than AWS, which s3:// URLs then mean.")
     ] = ""
     s3_region: Annotated[str, Help("Region that S3 requests are signed for.")] = "us-east-1"
-    s3_access_key_id: Annotated[str, Help("Access key of the S3 service.")] = ""
-    s3_secret_access_key: Annotated[str, Help("Its secret.", secret=True)] = ""
+    s3_access_key_id: Annotated[str, Help("Access key of the S3 service.", live=True)] = ""
+    s3_secret_access_key: Annotated[str, Help("Its secret.", secret=True, live=True)] = ""
     s3_session_token: Annotated[
-        str, Help("Session token, where the access key is a temporary one.", secret=True)
+        str, Help("Session token, where the access key is a temporary one.", secret=True, live=True)
     ] = ""
     gcs_endpoint_url: Annotated[
         str, Help("URL of a Google Cloud Storage service other than Google's own.")
     ] = ""
     gcs_credentials_file: Annotated[
-        str, Help("JSON file with the key of a Google service account, for gs:// URLs.")
+        str, Help("JSON file with the key of a Google service account, for gs:// URLs.", live=True)
     ] = ""
     drs_tokens: Annotated[
         tuple[str, ...],
-        Help("Bearer tokens for DRS servers: host=token, host:port=token, …", secret=True),
+        Help(
+            "Bearer tokens for DRS servers: host=token, host:port=token, …", secret=True, live=True
+        ),
     ] = ()
     sftp_known_hosts: Annotated[
         str, Help("OpenSSH known_hosts file with the keys of the servers that sftp:// may reach.")
     ] = ""
     sftp_key_file: Annotated[
-        str, Help("Private key file for sftp:// URLs without a password; it has no passphrase.")
+        str,
+        Help(
+            "Private key file for sftp:// URLs without a password; it has no passphrase.", live=True
+        ),
     ] = ""
     ca_bundle: Annotated[
         str,
-        Help("PEM file of the authorities that TLS connections to storage trust; empty: system's."),
+        Help(
+            "PEM file of the authorities that TLS connections to Azure, to who issues tokens and to"
+            " storage trust; empty: the system's."
+        ),
     ] = ""
     input_cache_gb: Annotated[
         float,
@@ -195,10 +319,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Help("How much of an executor's stdout and stderr a FULL view shows.")
     ] = 65536
     work_retention_hours: Annotated[
-        float, Help("Hours that finished tasks' work files and streams are kept; 0: for ever.")
+        float,
+        Help("Hours that finished tasks' work files and streams are kept; 0: for ever.", live=True),
     ] = 24
     task_retention_days: Annotated[
-        float, Help("Days that finished tasks' records are kept; 0: for ever.")
+        float, Help("Days that finished tasks' records are kept; 0: for ever.", live=True)
     ] = 0
     max_body_bytes: Annotated[int, Help("Largest request body.")] = 16 * 2**20
     request_timeout_s: Annotated[
@@ -208,9 +333,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cors_origins: Annotated[
         tuple[str, ...], Help("Origins that browsers may call the API from; * for all.")
     ] = ()
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Help("What to log.")] = (
-        "info"
-    )
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Help("What to log.", live=True)
+    ] = "info"
     service_id: Annotated[str, Help("service-info: id, in reverse domain notation.")] = (
         "org.tesazure.local"
     )

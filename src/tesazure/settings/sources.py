@@ -1,8 +1,5 @@
-"""Where settings come from: the only place that reads the environment.
-
-Sources, later ones win: default < configuration file < environment (`APP_<NAME>`) < command line.
-An empty environment variable counts as not given.
-"""
+"""What each source gives, and its way into a setting's type. The only place that reads the
+environment."""
 
 from __future__ import annotations
 
@@ -11,14 +8,13 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
-from tesazure.errors import ConfigurationError
-from tesazure.settings.checks import conflicts
+from tesazure.key_vault import PREFIX as VAULT_PREFIX
 from tesazure.settings.declarations import (
     ALIASES,
     CLIENT_FIELDS,
@@ -26,11 +22,14 @@ from tesazure.settings.declarations import (
     FIELDS,
     PREFIX,
     Client,
-    Settings,
     help_of,
 )
 
-Source = Literal["default", "file", "environment", "command line"]
+Source = Literal["default", "file", "Key Vault", "environment", "command line"]
+"""Later ones win."""
+
+NOT_IN_VAULT = frozenset({"keyvault_url", "keyvault_endpoint_suffix", "keyvault_verify_challenge"})
+"""What leads to the vault cannot come from it."""
 
 _KEPT_BACK = re.compile(
     rf"{PREFIX}|{CLIENT_PREFIX}TOKEN$|PGPASSWORD$|IDENTITY_HEADER$|MSI_SECRET$"
@@ -38,11 +37,21 @@ _KEPT_BACK = re.compile(
 )
 
 
-class Effective(msgspec.Struct, frozen=True):
-    """The settings, and where each value came from."""
+class Candidate(NamedTuple):
+    """A value as a source gives it. `place` names it to the user."""
 
-    settings: Settings
-    sources: dict[str, Source]
+    source: Source
+    place: str
+    name: str
+    value: Any
+
+
+class Given(msgspec.Struct):
+    """What the sources give: values, and what is wrong with them. `warnings` are no faults."""
+
+    candidates: list[Candidate] = []
+    problems: list[str] = []
+    warnings: list[str] = []
 
 
 def load_client(
@@ -55,36 +64,17 @@ def load_client(
     return Client(**{name: value for name, value in given.items() if value})
 
 
-def load(
-    environ: Mapping[str, str] | None = None,
-    command_line: Mapping[str, Any] | None = None,
-    config: Path | None = None,
-) -> Effective:
-    """Settings from all sources. Raises ConfigurationError with every problem at once.
-
-    `command_line` maps setting names (lower case) to values; None means not given.
-    """
+def state_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Where the command line keeps what it must remember (XDG Base Directory Specification,
+    XDG_STATE_HOME; a relative path there counts for nothing)."""
     environ = os.environ if environ is None else environ
-    problems: list[str] = []
-    values: dict[str, Any] = {}
-    sources: dict[str, Source] = dict.fromkeys(FIELDS, "default")
-    candidates = [
-        *_from_file(config, problems),
-        *_from_environment(environ, problems),
-        *_from_command_line(command_line or {}),
-    ]
-    for source, place, name, value in candidates:
-        try:
-            values[name] = _convert(name, value)
-            sources[name] = source
-        except (ValueError, TypeError) as error:
-            given = "***" if help_of(name).secret else repr(value)
-            problems.append(f"{place}: {error} (given: {given})")
-    settings = Settings(**values)
-    problems.extend(conflicts(settings))
-    if problems:
-        raise ConfigurationError(problems)
-    return Effective(settings, sources)
+    given = Path(environ.get("XDG_STATE_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".local" / "state") / "tesazure"
+
+
+def own_environment() -> dict[str, str]:
+    """The environment of this process."""
+    return dict(os.environ)
 
 
 def passed_on(environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -94,59 +84,62 @@ def passed_on(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     return {name: value for name, value in environ.items() if not _KEPT_BACK.match(name)}
 
 
-def shown(effective: Effective) -> list[tuple[str, str, Source]]:
-    """(NAME, value, source) of every setting, secrets as ***."""
-    rows = []
-    for name in FIELDS:
-        value = getattr(effective.settings, name)
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        text = text.lower() if isinstance(value, bool) else text
-        secret = help_of(name).secret and bool(value)
-        rows.append((name.upper(), "***" if secret else text, effective.sources[name]))
-    return rows
-
-
-_Candidate = tuple[Source, str, str, Any]
-"""Source, how to name the place to the user, setting name, value as given."""
-
-
-def _from_file(config: Path | None, problems: list[str]) -> Iterator[_Candidate]:
+def from_file(config: Path | None, given: Given) -> None:
+    """A TOML file, settings by name, in any case."""
     if config is None:
         return
     try:
         values = tomllib.loads(config.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        problems.append(f"--config {config}: {error}")
+        given.problems.append(f"--config {config}: {error}")
         return
     for key, value in values.items():
         if key.lower() in FIELDS:
-            yield "file", f"{config}: {key}", key.lower(), value
+            given.candidates.append(Candidate("file", f"{config}: {key}", key.lower(), value))
         else:
-            problems.append(f"{config}: unknown setting {key}{_nearest(key.lower(), '')}")
+            given.problems.append(f"{config}: unknown setting {key}{_nearest(key.lower())}")
 
 
-def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterator[_Candidate]:
-    given = {name: value for name, value in sorted(environ.items()) if value}
+def from_vault(secrets: Mapping[str, str], given: Given) -> None:
+    """Secrets by their names in the vault. An empty one counts as not given. One that is no setting
+    is no fault: others may keep theirs in the same vault."""
+    for secret, value in sorted(secrets.items()):
+        name = secret[len(VAULT_PREFIX) :].replace("-", "_").lower()
+        place = f"Key Vault secret {secret}"
+        if name in NOT_IN_VAULT:
+            given.warnings.append(f"{place} leads to the vault: it is not used there")
+        elif name not in FIELDS:
+            near = _nearest(name, VAULT_PREFIX).replace("_", "-")
+            given.warnings.append(f"{place} is no setting{near}")
+        elif value:
+            given.candidates.append(Candidate("Key Vault", place, name, value))
+
+
+def from_environment(environ: Mapping[str, str], given: Given) -> None:
+    """Variables `APP_<NAME>`, and some of other programs. An empty one counts as not given."""
+    present = {name: value for name, value in sorted(environ.items()) if value}
     for name, variable in ALIASES.items():
-        if variable in given:
-            yield "environment", variable, name, given[variable]
-    for variable, value in given.items():
+        if variable in present:
+            given.candidates.append(Candidate("environment", variable, name, present[variable]))
+    for variable, value in present.items():
         name = variable.removeprefix(PREFIX).lower()
         if not variable.startswith(PREFIX):
             continue
         if name in FIELDS:
-            yield "environment", variable, name, value
+            given.candidates.append(Candidate("environment", variable, name, value))
         else:
-            problems.append(f"unknown setting {variable}{_nearest(name, PREFIX)}")
+            given.problems.append(f"unknown setting {variable}{_nearest(name, PREFIX)}")
 
 
-def _from_command_line(values: Mapping[str, Any]) -> Iterator[_Candidate]:
+def from_command_line(values: Mapping[str, Any], given: Given) -> None:
+    """Setting name -> value; None means not given."""
     for name, value in values.items():
         if value is not None:
-            yield "command line", f"--{name.replace('_', '-')}", name, value
+            place = f"--{name.replace('_', '-')}"
+            given.candidates.append(Candidate("command line", place, name, value))
 
 
-def _convert(name: str, value: Any) -> Any:
+def convert(name: str, value: Any) -> Any:
     """`value`, of whatever source, in the setting's type; ValueError says what it must be."""
     kind = FIELDS[name].__origin__
     if get_origin(kind) is tuple:
@@ -156,17 +149,28 @@ def _convert(name: str, value: Any) -> Any:
         texts = [str(part).strip() for part in parts]
         return tuple(item(text) for text in texts if text)
     if get_origin(kind) is Literal:
-        allowed = get_args(kind)
-        if value not in allowed:
-            near = difflib.get_close_matches(str(value), allowed, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"must be one of {', '.join(allowed)}{hint}")
-        return value
+        return _one_of(get_args(kind), value)
     if kind is Path and isinstance(value, str | Path) and str(value):
         return Path(value)
     if kind is str and isinstance(value, str):
         return value
     return _number(kind, value)
+
+
+def problem_of(candidate: Candidate, error: Exception) -> str:
+    """What is wrong with a value, which is shown unless it is, or comes from among, secrets."""
+    secret = help_of(candidate.name).secret or candidate.source == "Key Vault"
+    return f"{candidate.place}: {error} (given: {'***' if secret else repr(candidate.value)})"
+
+
+def _one_of(allowed: tuple[str, ...], value: Any) -> str:
+    if value == "None" and "none" in allowed:
+        return "none"  # as Python writes it, and with it the settings of 2019
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"must be one of {', '.join(allowed)}{hint}")
+    return str(value)
 
 
 def _number(kind: type, value: Any) -> bool | int | float:
@@ -191,6 +195,6 @@ def _number(kind: type, value: Any) -> bool | int | float:
     return converted
 
 
-def _nearest(name: str, prefix: str) -> str:
+def _nearest(name: str, prefix: str = "") -> str:
     near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.6)
     return f"; did you mean {prefix}{near[0].upper()}?" if near else ""

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from tesazure.azure_identity import Identity, credential_of, short, was_answered
 from tesazure.errors import PermissionDenied, StorageError, StorageUnavailable
 from tesazure.storage.azure_urls import AzureUrl, BlobUrl
 from tesazure.storage.sas import DelegationKey, Grant, Place, delegation_sas, service_sas
@@ -49,15 +50,7 @@ class AzureConfig(msgspec.Struct, frozen=True, kw_only=True):
     """URLs of this account's Blob and Files services, without slashes at the end."""
     cloud: tuple[str, ...] = ()
     """Ends of the hosts of this cloud's other accounts, which the identity may be shown to."""
-    tenant: str = ""
-    client_id: str = ""
-    secret: str = ""
-    authority: str = ""
-    own_authority: bool = False
-    """Whether `authority` is not one of Microsoft's public ones, which would vouch for it."""
-    default_identity: bool = False
-    """Whether to look for an identity where this runs when no `secret` is set."""
-    ca_bundle: str = ""
+    identity: Identity = Identity()
 
     def __repr__(self) -> str:
         return "AzureConfig(…)"
@@ -132,7 +125,7 @@ class AzureSigner:
     @property
     def has_identity(self) -> bool:
         """Whether there is one to sign by, which takes asking Azure now and then."""
-        return bool(self._config.secret) or self._config.default_identity
+        return self._config.identity.exists
 
     def _is_of_our_cloud(self, url: AzureUrl) -> bool:
         """Whether a token may be shown to a service: it is Microsoft's, and asked over TLS."""
@@ -174,7 +167,7 @@ class AzureSigner:
             except exceptions.HttpResponseError as error:
                 raise _refusal(about, error) from error
             except exceptions.AzureError as error:
-                raise StorageUnavailable(f"{about} cannot be asked: {_short(error)}") from error
+                raise StorageUnavailable(f"{about} cannot be asked: {short(error)}") from error
         key = DelegationKey(
             oid=got.signed_oid,
             tid=got.signed_tid,
@@ -196,38 +189,26 @@ class AzureSigner:
         try:
             credential.get_token(_SCOPE)
         except CredentialUnavailableError as error:
-            text = f"this server finds no Azure identity: {_short(error)}; {remedy}"
+            text = f"this server finds no Azure identity: {short(error)}; {remedy}"
             raise StorageUnavailable(text) from error
         except exceptions.AzureError as error:
-            if _was_answered(error):
-                text = f"this server's Azure identity is refused: {_short(error)}; {remedy}"
+            if was_answered(error):
+                text = f"this server's Azure identity is refused: {short(error)}; {remedy}"
                 raise StorageError(text) from error
-            text = f"Azure cannot be asked for a token now: {_short(error)}"
+            text = f"Azure cannot be asked for a token now: {short(error)}"
             raise StorageUnavailable(text) from error
 
     def _identity(self) -> TokenCredential:
         with self._lock:
             if self._credential is None:
-                self._credential = self._make_identity()
+                self._credential = credential_of(self._config.identity)
             return self._credential
 
-    def _make_identity(self) -> TokenCredential:
-        from azure.identity import ClientSecretCredential, DefaultAzureCredential
-
-        c = self._config
-        options = {
-            "authority": c.authority,
-            "disable_instance_discovery": c.own_authority,
-            "connection_verify": c.ca_bundle or True,
-        }
-        if c.secret:
-            return ClientSecretCredential(c.tenant, c.client_id, c.secret, **options)
-        if c.client_id:
-            options["managed_identity_client_id"] = c.client_id
-        return DefaultAzureCredential(**options)
-
     def _client(self, url: AzureUrl, credential: TokenCredential) -> Any:
-        options: dict[str, Any] = {**_TIMEOUTS, "connection_verify": self._config.ca_bundle or True}
+        options: dict[str, Any] = {
+            **_TIMEOUTS,
+            "connection_verify": self._config.identity.ca_bundle or True,
+        }
         if isinstance(url, BlobUrl):
             from azure.storage.blob import BlobServiceClient, ExponentialRetry
 
@@ -257,29 +238,6 @@ def _refusal(about: str, error: Any) -> StorageError:
     if status is None or status in (408, 429) or status >= 500:
         return StorageUnavailable(f"{about} gives no user delegation key now: {answer}")
     return StorageError(f"{about} gives no user delegation key: {answer}")
-
-
-def _was_answered(error: Exception) -> bool:
-    """Whether an error of azure-identity is an authority's answer. One that could not be asked is
-    wrapped in the same class."""
-    from azure.core import exceptions
-
-    unasked = (exceptions.ServiceRequestError, exceptions.ServiceResponseError)
-    while not isinstance(error, unasked):
-        response = getattr(error, "response", None)
-        if response is not None:
-            return bool(response.status_code < 500 and response.status_code != 429)
-        inner = error.__cause__ or error.__context__
-        if not isinstance(inner, Exception):
-            return isinstance(error, exceptions.ClientAuthenticationError)
-        error = inner
-    return False
-
-
-def _short(error: Exception) -> str:
-    """The first line of an SDK's message: the others are trace ids and advice."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:500] if lines else type(error).__name__
 
 
 @contextlib.contextmanager

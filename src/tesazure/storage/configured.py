@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from tesazure.access import Endpoints, S3Key
+from tesazure.access import Endpoints, RegistryLogin, S3Key
 from tesazure.errors import ConfigurationError
-from tesazure.settings import Settings
+from tesazure.settings import Settings, identity_of
 from tesazure.storage.azure_signer import AzureConfig
 from tesazure.storage.grant import GrantConfig
-
-_AUTHORITIES = {
-    "core.usgovcloudapi.net": "https://login.microsoftonline.us",
-    "core.chinacloudapi.cn": "https://login.chinacloudapi.cn",
-}
-"""Where tokens of clouds other than the public one come from ("Microsoft Entra authentication
-and national clouds")."""
-_PUBLIC = "https://login.microsoftonline.com"
 
 
 def endpoints_of(s: Settings) -> Endpoints:
@@ -58,13 +51,7 @@ def grant_config_of(s: Settings) -> GrantConfig:
             key=s.storage_account_key,
             services=tuple(services - {""}) if s.storage_account_name else (),
             cloud=(f".blob.{suffix}", f".file.{suffix}"),
-            tenant=s.azure_tenant,
-            client_id=s.azure_client_id,
-            secret=s.azure_secret,
-            authority=s.azure_authority_host or _AUTHORITIES.get(suffix, _PUBLIC),
-            own_authority=bool(s.azure_authority_host),
-            default_identity=s.azure_identity == "default",
-            ca_bundle=endpoints.ca_bundle,
+            identity=identity_of(s),
         ),
         s3=(
             S3Key(s.s3_access_key_id, s.s3_secret_access_key, s.s3_session_token)
@@ -74,8 +61,18 @@ def grant_config_of(s: Settings) -> GrantConfig:
         gcs_credentials_file=_absolute(s.gcs_credentials_file),
         drs_tokens={host.lower(): token for host, _, token in pairs},
         sftp_key=Path(s.sftp_key_file).read_text() if s.sftp_key_file else "",
+        registry=_registry(s),
         unlimited_s=s.credential_hours * 3600,
     )
+
+
+def _registry(s: Settings) -> RegistryLogin | None:
+    if not s.private_docker_registry_password:
+        return None
+    url = s.private_docker_registry_url
+    host = urlsplit(url if "://" in url else f"//{url}").netloc.lower()
+    user = s.private_docker_registry_username
+    return RegistryLogin(host, user, s.private_docker_registry_password)
 
 
 def _missing_packages(s: Settings) -> list[str]:

@@ -16,7 +16,8 @@ Files an output is written under another name and then renamed over the old file
 made for it: that takes rights on the share.
 
 S3, Google and SFTP know nothing like a SAS for a prefix: for `s3://`, `gs://` and `sftp://` URLs
-the runner gets the configured key or token itself, if the plan has such URLs.
+the runner gets the configured key or token itself, if the plan has such URLs. So it does the
+password of the private container registry, if the plan has images of that.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from tesazure.access import Access, Endpoints, S3Key
+from tesazure.access import Access, Endpoints, RegistryLogin, S3Key
 from tesazure.model import FileType
 from tesazure.plan import Download, Plan, Upload
 from tesazure.storage.azure_signer import AzureConfig, AzureSigner, Wanted
@@ -63,6 +64,7 @@ class GrantConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Host or host:port in lower case -> bearer token."""
     sftp_key: str = ""
     """A private key's text."""
+    registry: RegistryLogin | None = None
     unlimited_s: float = 7 * 86400.0
     """How long credentials live for a plan without time limit, in seconds."""
 
@@ -95,8 +97,9 @@ class Granter:
         PermissionDenied when they refuse the server; UnsupportedUrl.
         """
         schemes = {scheme_of(url) for url in _urls(plan)}
+        registry = self._registry(plan)
         if schemes.isdisjoint(_NEEDING) and not secrets:
-            return Access()
+            return Access(registry=registry)
         lifetime_s = self._lifetime_s(plan)
         notes: list[str] = []
         inputs, outputs = {}, {}
@@ -112,6 +115,7 @@ class Granter:
             self.to_systems(list(_urls(plan))),
             inputs=inputs,
             outputs=outputs,
+            registry=registry,
             notes=tuple(dict.fromkeys(notes)),
         )
 
@@ -172,6 +176,10 @@ class Granter:
         elif scheme in _AZURE and FileUrl.serves(url, endpoints):
             found = FileUrl.parse(url, endpoints)
         return None if found is None or found.signed("sig") else found
+
+    def _registry(self, plan: Plan) -> RegistryLogin | None:
+        login = self._config.registry
+        return login if login and any(login.serves(step.image) for step in plan.steps) else None
 
     def _drs_tokens(self, urls: Collection[str]) -> dict[str, str]:
         tokens = self._config.drs_tokens

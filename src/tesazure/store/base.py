@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from tesazure.callers import Visibility
 from tesazure.model import State
 from tesazure.store.records import (
+    ApiToken,
     Change,
     ListQuery,
     NewTask,
@@ -21,7 +23,6 @@ from tesazure.store.records import (
     StateEvent,
     TaskBrief,
     TaskRecord,
-    Visibility,
     Watched,
 )
 
@@ -148,6 +149,28 @@ class Store(Protocol):
     async def reject(self, task_id: str, version: int, reason: str, now: float) -> None:
         """End a QUEUED task that can never run: SYSTEM_ERROR, with an attempt entry that holds only
         system_logs: the task's warnings and this reason. Raises StaleVersion."""
+        ...
+
+    # -- API tokens -----------------------------------------------------------------------------
+
+    async def add_api_token(self, token: ApiToken) -> None:
+        """Keep a new token."""
+        ...
+
+    async def api_tokens(self) -> list[ApiToken]:
+        """All tokens, expired ones too, the oldest first."""
+        ...
+
+    async def valid_api_tokens(self, now: float) -> list[ApiToken]:
+        """Those that have not expired."""
+        ...
+
+    async def revoke_api_token(self, token_id: str) -> bool:
+        """Forget a token; whether there was one."""
+        ...
+
+    async def note_api_token_use(self, token_id: str, day: float) -> None:
+        """Note the day on which a token was used, by its beginning in seconds since the epoch."""
         ...
 
     # -- retention ------------------------------------------------------------------------------

@@ -9,14 +9,15 @@ import msgspec
 from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, select, update
 
 from tesazure import lifecycle
+from tesazure.callers import Visibility
 from tesazure.errors import StaleVersion
 from tesazure.model import TERMINAL, State, TaskLog
 from tesazure.report import system_line
 from tesazure.store.engine import Prepared
-from tesazure.store.reading import STATES, may_see, stored_notes
-from tesazure.store.records import Change, Visibility
+from tesazure.store.reading import STATES, stored_notes
+from tesazure.store.records import Change
 from tesazure.store.tables import attempts, docs, sealed, tasks
-from tesazure.store.transaction import Transaction
+from tesazure.store.transaction import Owner, Transaction
 
 _HEAD = Prepared(
     select(
@@ -25,6 +26,7 @@ _HEAD = Prepared(
         tasks.c.state,
         tasks.c.version,
         tasks.c.owner,
+        tasks.c.tenant,
         tasks.c.server,
         tasks.c.attempt,
         tasks.c.ended,
@@ -91,7 +93,7 @@ class Head(msgspec.Struct):
     id: str
     state: State
     version: int
-    owner: str | None
+    owner: Owner
     server: str | None
     attempt: int
     ended: float | None
@@ -106,11 +108,11 @@ def head(transaction: Transaction, task_id: str) -> Head | None:
     row = transaction.link.row(_HEAD, task_id=task_id)
     if row is None:
         return None
-    released = True if row[8] is None else bool(row[8])
-    seq, found_id, state, version, owner, server, attempt, ended = row[:8]
+    released = True if row[9] is None else bool(row[9])
+    seq, found_id, state, version, owner, tenant, server, attempt, ended = row[:9]
     return Head(
-        *(seq, found_id, STATES[state], version, owner, server, attempt, ended),
-        *(released, row[9], bool(row[10])),
+        *(seq, found_id, STATES[state], version, (owner, tenant), server, attempt, ended),
+        *(released, row[10], bool(row[11])),
     )
 
 
@@ -142,7 +144,7 @@ def apply(transaction: Transaction, change: Change) -> int:
 def request_cancel(transaction: Transaction, task_id: str, visibility: Visibility) -> State | None:
     """See Store.request_cancel."""
     task = head(transaction, task_id)
-    if task is None or not may_see(visibility, task.owner):
+    if task is None or not visibility.sees(*task.owner):
         return None
     if task.state in TERMINAL or task.state is State.CANCELING:
         return task.state

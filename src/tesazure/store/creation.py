@@ -42,14 +42,14 @@ def create_all(transaction: Transaction, new: Sequence[NewTask]) -> None:
     sealed_rows: list[tuple[int, bytes]] = []
     for task in new:
         seq = transaction.next_number()
-        transaction.add_event(seq, task.id, None, queued, task.created, task.owner)
+        transaction.add_event(seq, task.id, None, queued, task.created, (task.owner, task.tenant))
         reserved = task.reservation
         task_rows.append(
             (
                 *(seq, task.id, state, 1, task.owner, task.name, task.created),
                 *(None, None, None, None, 0, task.max_runtime_s, reserved.cpu_cores),
                 *(min(reserved.ram_bytes, LARGEST), min(reserved.disk_bytes, LARGEST)),
-                _encode(task.notes).decode() if task.notes else None,
+                *(_encode(task.notes).decode() if task.notes else None, task.tenant),
             )
         )
         doc_rows.append((seq, task.document))

@@ -101,14 +101,6 @@ class Stream(Filter):
 
 
 @dataclass(frozen=True)
-class Nobodys(Filter):
-    """Tasks without an owner; no index holds them."""
-
-    def holds(self) -> Conditions:
-        return [tasks.c.owner.is_(None)]
-
-
-@dataclass(frozen=True)
 class Owner(Stream):
     """Tasks of one owner."""
 
@@ -117,6 +109,17 @@ class Owner(Stream):
 
     def own(self) -> Conditions:
         return [tasks.c.owner == bindparam("owner", type_=Text())]
+
+
+@dataclass(frozen=True)
+class Tenant(Stream):
+    """Tasks of all owners of one tenant."""
+
+    def holds(self) -> Conditions:
+        return [tasks.c.tenant + "" == bindparam("tenant", type_=Text())]
+
+    def own(self) -> Conditions:
+        return [tasks.c.tenant == bindparam("tenant", type_=Text())]
 
 
 @dataclass(frozen=True)
@@ -215,12 +218,17 @@ class Name(Stream):
 
 
 def filters(query: ListQuery) -> tuple[list[Filter], dict[str, Any]]:
-    """The shapes of a query's filters, and the values to bind."""
+    """The shapes of a query's filters, and the values to bind. For a caller that sees something."""
     found: list[Filter] = []
     values: dict[str, Any] = {}
     if not query.visibility.everyone:
-        found.append(Nobodys() if query.visibility.owner is None else Owner())
-        values["owner"] = query.visibility.owner
+        # Of the owner first: a tenant's tasks are a part of all that is further from the few.
+        if query.visibility.owner is not None:
+            found.append(Owner())
+            values["owner"] = query.visibility.owner
+        if query.visibility.tenant is not None:
+            found.append(Tenant())
+            values["tenant"] = query.visibility.tenant
     if query.states:
         states = sorted({state.value for state in query.states})
         found.append(States(len(states)))

@@ -199,7 +199,10 @@ def _briefs(joined: str | None) -> list[TaskBrief]:
 
 def _possible(query: ListQuery) -> bool:
     """Whether anything can match: no stored text holds NUL or a lone surrogate."""
-    texts = [query.name_prefix, query.visibility.owner or ""]
+    whose = query.visibility
+    if whose.nothing:
+        return False
+    texts = [query.name_prefix, whose.owner or "", whose.tenant or ""]
     texts += (text for tag in query.tags for text in tag)
     try:
         return not any(b"\0" in text.encode() for text in texts)

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, and_, bindparam, func, select
+from sqlalchemy import Select, and_, bindparam, func, select
 
+from tesazure.callers import Visibility
 from tesazure.lifecycle import Handle
 from tesazure.model import State
 from tesazure.store.engine import Link, Prepared
@@ -17,7 +18,6 @@ from tesazure.store.records import (
     StateEvent,
     TaskBrief,
     TaskRecord,
-    Visibility,
     Watched,
 )
 from tesazure.store.tables import (
@@ -48,6 +48,7 @@ _TASK_COLUMNS = (
     tasks.c.state,
     tasks.c.version,
     tasks.c.owner,
+    tasks.c.tenant,
     tasks.c.created,
     tasks.c.max_runtime_s,
     docs.c.document,
@@ -65,7 +66,9 @@ _TASK = Prepared(
     .order_by(attempts.c.number)
 )
 _BRIEF = Prepared(
-    select(tasks.c.seq, tasks.c.state, tasks.c.owner).where(tasks.c.id == bindparam("task_id"))
+    select(tasks.c.seq, tasks.c.state, tasks.c.owner, tasks.c.tenant).where(
+        tasks.c.id == bindparam("task_id")
+    )
 )
 _WATCHED = Prepared(
     select(
@@ -97,6 +100,7 @@ _EVENT_COLUMNS = (
     events.c.state,
     events.c.time,
     events.c.owner,
+    events.c.tenant,
 )
 _after = (
     select(*_EVENT_COLUMNS)
@@ -105,11 +109,10 @@ _after = (
     .limit(bindparam("most"))
 )
 _EVENTS = Prepared(_after)
-_EVENTS_OF = Prepared(
-    _after.where(
-        events.c.owner.is_not_distinct_from(bindparam("caller", type_=events.c.owner.type))
-    )
-)
+_EVENTS_OF: dict[tuple[str, ...], Prepared] = {
+    names: Prepared(_after.where(*(events.c[name] == bindparam(name) for name in names)))
+    for names in (("owner",), ("tenant",), ("owner", "tenant"))
+}
 _COUNTS = Prepared(select(state_counts.c.state, state_counts.c.tasks))
 _OLDEST_QUEUED = Prepared(
     select(tasks.c.created)
@@ -123,29 +126,19 @@ _decode_handle = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_notes = msgspec.json.Decoder(list[str]).decode
 
 
-def may_see(visibility: Visibility, owner: str | None) -> bool:
-    """Whether a caller sees a task of this owner."""
-    return visibility.everyone or visibility.owner == owner
-
-
-def owned(visibility: Visibility, column: ColumnElement[Any]) -> list[ColumnElement[bool]]:
-    """The same as conditions of a query, ANDed."""
-    return [] if visibility.everyone else [column.is_not_distinct_from(visibility.owner)]
-
-
 def task(link: Link, task_id: str) -> TaskRecord | None:
     """A task with its attempts."""
     rows = link.rows(_TASK, task_id=task_id)
     if not rows:
         return None
     found = rows[0]
-    return _record(found, [] if found[9] is None else [attempt(row[9:]) for row in rows])
+    return _record(found, [] if found[10] is None else [attempt(row[10:]) for row in rows])
 
 
-def brief(link: Link, task_id: str) -> tuple[TaskBrief, str | None] | None:
-    """A task's state, and its owner."""
+def brief(link: Link, task_id: str) -> tuple[TaskBrief, str | None, str | None] | None:
+    """A task's state, its owner, and the owner's tenant."""
     row = link.row(_BRIEF, task_id=task_id)
-    return None if row is None else (TaskBrief(row[0], task_id, STATES[row[1]]), row[2])
+    return None if row is None else (TaskBrief(row[0], task_id, STATES[row[1]]), *row[2:])
 
 
 def sealed_of(link: Link, task_id: str) -> bytes | None:
@@ -202,20 +195,29 @@ def events_after(
 ) -> list[StateEvent]:
     """State changes in order."""
     rows: Iterable[Sequence[Any]]
+    if visibility.nothing:
+        return []
     if task_ids:
         # Two ways to the same task, so that its events are found by its short number.
         seqs = select(tasks.c.seq).where(tasks.c.id.in_(task_ids))
         query = select(*_EVENT_COLUMNS).where(
             events.c.number > number,
             events.c.seq.in_(seqs),
-            *owned(visibility, events.c.owner),
+            *(events.c[name] == value for name, value in _whose(visibility).items()),
         )
         rows = link.core.execute(query.order_by(events.c.number).limit(limit))
     elif visibility.everyone:
         rows = link.rows(_EVENTS, after=number, most=limit)
     else:
-        rows = link.rows(_EVENTS_OF, after=number, most=limit, caller=visibility.owner)
-    return [StateEvent(row[0], row[1], STATES[row[2]], row[3], row[4]) for row in rows]
+        whose = _whose(visibility)
+        rows = link.rows(_EVENTS_OF[tuple(whose)], after=number, most=limit, **whose)
+    return [StateEvent(row[0], row[1], STATES[row[2]], *row[3:]) for row in rows]
+
+
+def _whose(visibility: Visibility) -> dict[str, str]:
+    """The columns of events that tell whether a caller sees it, and what they must be."""
+    wanted = {"owner": visibility.owner, "tenant": visibility.tenant}
+    return {name: value for name, value in wanted.items() if value is not None}
 
 
 def store_identity(link: Link) -> str:
@@ -274,9 +276,10 @@ def _record(row: Sequence[Any], tried: list[AttemptRecord]) -> TaskRecord:
         state=STATES[row[2]],
         version=row[3],
         owner=row[4],
-        created=row[5],
-        max_runtime_s=row[6],
-        document=row[7],
-        notes=stored_notes(row[8]),
+        tenant=row[5],
+        created=row[6],
+        max_runtime_s=row[7],
+        document=row[8],
+        notes=stored_notes(row[9]),
         attempts=tried,
     )

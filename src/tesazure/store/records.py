@@ -6,17 +6,11 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from tesazure.callers import EVERYTHING, Visibility
 from tesazure.lifecycle import Handle
 from tesazure.model import State
 
 T = TypeVar("T")
-
-
-class Visibility(msgspec.Struct, frozen=True):
-    """Whose tasks a caller sees: everybody's, or those of one owner (None: of nobody)."""
-
-    everyone: bool = True
-    owner: str | None = None
 
 
 class Reservation(msgspec.Struct, frozen=True):
@@ -43,6 +37,8 @@ class NewTask(msgspec.Struct, frozen=True):
     """Seconds since the epoch."""
     sealed: bytes | None = None
     """The secrets of its URLs, kept until it has ended, as `sealing` made them."""
+    tenant: str | None = None
+    """The owner's."""
 
 
 class AttemptRecord(msgspec.Struct, frozen=True):
@@ -66,6 +62,7 @@ class TaskRecord(msgspec.Struct, frozen=True):
     state: State
     version: int
     owner: str | None
+    tenant: str | None
     created: float
     max_runtime_s: float
     document: bytes
@@ -91,7 +88,7 @@ class ListQuery(msgspec.Struct, frozen=True):
     name_prefix: str = ""
     tags: tuple[tuple[str, str], ...] = ()
     """(key, value); an empty value matches any value of an existing key."""
-    visibility: Visibility = Visibility()
+    visibility: Visibility = EVERYTHING
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
@@ -109,6 +106,7 @@ class StateEvent(msgspec.Struct, frozen=True):
     state: State
     time: float
     owner: str | None
+    tenant: str | None
 
 
 class Queued(msgspec.Struct, frozen=True):
@@ -148,3 +146,22 @@ class Change(msgspec.Struct, frozen=True):
     document: bytes | None = None
     retry_at: float | None = None
     """With state QUEUED: not to be placed again before this time."""
+
+
+class ApiToken(msgspec.Struct, frozen=True):
+    """One token of a user. Times in seconds since the epoch."""
+
+    id: str
+    user: str
+    hash: bytes
+    """SHA-256 of the whole token: of its 256 random bits no dictionary has a part, so a slow hash
+    would protect nothing."""
+    roles: tuple[str, ...]
+    created: float
+    expires: float | None
+    """None: never."""
+    last_used: float | None = None
+    """The beginning of the day (UTC) on which it was last used; None: never."""
+
+    def __repr__(self) -> str:
+        return f"ApiToken({self.id} of {self.user})"

@@ -10,12 +10,14 @@ from typing import TypeVar
 
 from sqlalchemy import bindparam, insert, update
 
+from tesazure.callers import Visibility
 from tesazure.errors import ConfigurationError, StoreUnavailable
 from tesazure.model import State
-from tesazure.store import changing, lists, placing, reading, retention, schema
+from tesazure.store import api_tokens, changing, lists, placing, reading, retention, schema
 from tesazure.store.base import Choose
 from tesazure.store.engine import Database, Link, Prepared
 from tesazure.store.records import (
+    ApiToken,
     Change,
     ListQuery,
     NewTask,
@@ -23,7 +25,6 @@ from tesazure.store.records import (
     StateEvent,
     TaskBrief,
     TaskRecord,
-    Visibility,
     Watched,
 )
 from tesazure.store.tables import pings
@@ -109,11 +110,11 @@ class SqlStore:
 
     async def get(self, task_id: str, visibility: Visibility) -> TaskRecord | None:
         found = await self._read(lambda link: reading.task(link, task_id))
-        return found if found and reading.may_see(visibility, found.owner) else None
+        return found if found and visibility.sees(found.owner, found.tenant) else None
 
     async def get_brief(self, task_id: str, visibility: Visibility) -> TaskBrief | None:
         found = await self._read(lambda link: reading.brief(link, task_id))
-        return found[0] if found and reading.may_see(visibility, found[1]) else None
+        return found[0] if found and visibility.sees(*found[1:]) else None
 
     async def list_briefs(self, query: ListQuery) -> Page[TaskBrief]:
         return await self._read_long(lambda link: lists.brief_page(link, query))
@@ -184,6 +185,25 @@ class SqlStore:
     async def reject(self, task_id: str, version: int, reason: str, now: float) -> None:
         await self._writer.submit(
             lambda transaction: changing.reject(transaction, task_id, version, reason, now)
+        )
+
+    async def add_api_token(self, token: ApiToken) -> None:
+        await self._writer.submit(lambda transaction: api_tokens.add(transaction, token))
+
+    async def api_tokens(self) -> list[ApiToken]:
+        return await self._read_long(api_tokens.every)
+
+    async def valid_api_tokens(self, now: float) -> list[ApiToken]:
+        return await self._read_long(lambda link: api_tokens.valid(link, now))
+
+    async def revoke_api_token(self, token_id: str) -> bool:
+        return await self._writer.submit(
+            lambda transaction: api_tokens.revoke(transaction, token_id)
+        )
+
+    async def note_api_token_use(self, token_id: str, day: float) -> None:
+        await self._writer.submit(
+            lambda transaction: api_tokens.note_use(transaction, token_id, day)
         )
 
     async def discardable(self, scope: str, ended_before: float, limit: int) -> list[TaskRecord]:

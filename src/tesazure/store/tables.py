@@ -56,6 +56,7 @@ tasks = Table(
     Column("ram_bytes", BigInteger, nullable=False),
     Column("disk_bytes", BigInteger, nullable=False),
     Column("notes", Text),  # JSON array of strings
+    Column("tenant", Ordered),  # of the owner
     UniqueConstraint("id", name="uq_tasks_id"),
 )
 
@@ -75,6 +76,7 @@ def _partial(name: str, table: Table, columns: tuple[str, ...], where: str) -> I
 Index("ix_tasks_state", tasks.c.state, tasks.c.seq)
 Index("ix_tasks_name", NAME_KEY, tasks.c.seq)
 _partial("ix_tasks_owner", tasks, ("owner", "seq"), "owner IS NOT NULL")
+_partial("ix_tasks_tenant", tasks, ("tenant", "seq"), "tenant IS NOT NULL")
 _partial("ix_tasks_server", tasks, ("server",), "server IS NOT NULL")
 _partial("ix_tasks_retry", tasks, ("retry_at",), "retry_at IS NOT NULL")
 _partial("ix_tasks_ended", tasks, ("ended",), "ended IS NOT NULL")
@@ -142,6 +144,7 @@ events = Table(
     Column("state", Ordered, nullable=False),
     Column("time", Double, nullable=False),
     Column("owner", Ordered),
+    Column("tenant", Ordered),
 )
 Index("ix_events_seq", events.c.seq, events.c.number)
 
@@ -165,6 +168,18 @@ pings = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("time", Double, nullable=False),
+)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("id", Ordered, primary_key=True),  # the part of the token that names it
+    Column("user", Ordered, nullable=False),
+    Column("hash", LargeBinary, nullable=False),  # SHA-256 of the token
+    Column("roles", Text, nullable=False),  # separated by spaces
+    Column("created", Double, nullable=False),
+    Column("expires", Double),  # NULL: never
+    Column("last_used", Double),  # written at most once a day
 )
 
 identity = Table("identity", metadata, Column("id", Ordered, primary_key=True))

@@ -21,7 +21,9 @@ _ADD_COUNT = Prepared(
     .values(tasks=state_counts.c.tasks + bindparam("more"))
 )
 
-EventRow = tuple[int, int, str, str, float, str | None]
+EventRow = tuple[int, int, str, str, float, str | None, str | None]
+Owner = tuple[str | None, str | None]
+"""Of a task, and the owner's tenant."""
 
 
 class Transaction:
@@ -58,12 +60,12 @@ class Transaction:
         old: State | None,
         new: State,
         at: float,
-        owner: str | None,
+        owner: Owner,
     ) -> None:
         """Note that a task changed its state (`old` None: it is new)."""
         number = self.next_number()
         self.last_event = number
-        self._events.append((number, seq, task_id, new.value, at, owner))
+        self._events.append((number, seq, task_id, new.value, at, *owner))
         self._counts[new.value] += 1
         if old is not None:
             self._counts[old.value] -= 1

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from tesazure.access import RegistryLogin
 from tesazure.plan import Step
 
 Say = Callable[[str, str], None]
@@ -65,8 +66,9 @@ class Engine(Protocol):
 
     name: str
 
-    def prepare(self, image: str, say: Say) -> None:
-        """Have the image here, pulling it if need be, with progress through `say`.
+    def prepare(self, image: str, say: Say, login: RegistryLogin | None = None) -> None:
+        """Have the image here, pulling it if need be, with progress through `say`. `login` is for
+        images of its registry alone, and kept nowhere.
         Raises ImageUnavailable (final) or EngineUnavailable (retryable)."""
         ...
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import docker
 
+from tesazure.access import RegistryLogin
 from tesazure.runner.engines import images
 from tesazure.runner.engines.base import Container, Exit, Say
 from tesazure.runner.engines.docker_client import connect, remove, speaking
@@ -32,9 +33,9 @@ class DockerEngine:
     def _client(self) -> docker.APIClient:
         return connect(self.host, self.name)
 
-    def prepare(self, image: str, say: Say) -> None:
+    def prepare(self, image: str, say: Say, login: RegistryLogin | None = None) -> None:
         """See base.Engine."""
-        images.prepare(self._client, self.name, image, say)
+        images.prepare(self._client, self.name, image, say, login)
 
     def run(self, container: Container, started: Callable[[], None], say: Say) -> Exit:
         """See base.Engine. Waits `AWAY_S` for an engine that is being restarted."""

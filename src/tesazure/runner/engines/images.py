@@ -10,6 +10,7 @@ from typing import Any
 import docker
 from docker.errors import APIError, DockerException, ImageNotFound
 
+from tesazure.access import RegistryLogin
 from tesazure.errors import EngineUnavailable, ImageUnavailable
 from tesazure.runner.engines.base import Say
 from tesazure.runner.engines.docker_client import LOST, without_queries, words
@@ -57,7 +58,13 @@ def check_reference(image: str) -> None:
     raise ImageUnavailable(f"{image!r} is not an image reference: {reason}")
 
 
-def prepare(client: docker.APIClient, engine: str, image: str, say: Say) -> None:
+def prepare(
+    client: docker.APIClient,
+    engine: str,
+    image: str,
+    say: Say,
+    login: RegistryLogin | None = None,
+) -> None:
     """Have the image here, pulling it unless it is. See Engine.prepare."""
     check_reference(image)
     try:
@@ -71,7 +78,7 @@ def prepare(client: docker.APIClient, engine: str, image: str, say: Say) -> None
         kind = EngineUnavailable if error.is_server_error() else ImageUnavailable
         raise kind(f"{image}: {engine}: {words(error)}") from error
     for left in reversed(range(TRIES)):
-        reason = _pull(client, engine, image, say)
+        reason = _pull(client, engine, image, say, login)
         if not reason:
             return
         if not left or not _PASSING.search(reason):
@@ -80,13 +87,18 @@ def prepare(client: docker.APIClient, engine: str, image: str, say: Say) -> None
         time.sleep(_PATIENCE_S)
 
 
-def _pull(client: docker.APIClient, engine: str, image: str, say: Say) -> str:
+def _pull(
+    client: docker.APIClient, engine: str, image: str, say: Say, login: RegistryLogin | None
+) -> str:
     """One try: why it failed, or nothing."""
+    own = None
+    if login is not None and login.serves(image):
+        own = {"username": login.user, "password": login.password}
     say("info", f"pulling {image}")
     start = spoken = time.monotonic()
     progress = Progress()
     try:
-        for event in client.pull(image, stream=True, decode=True):
+        for event in client.pull(image, stream=True, decode=True, auth_config=own):
             if reason := event.get("error"):
                 return without_queries(str(reason))
             progress.take(event)
