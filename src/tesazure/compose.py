@@ -59,7 +59,7 @@ from tesazure.scheduler.loop import Scheduler, SchedulerConfig
 from tesazure.scheduler.retention import Kept
 from tesazure.sealing import find_seal
 from tesazure.settings import Effective, Settings, passed_on
-from tesazure.storage.configured import endpoints_of, grant_config_of
+from tesazure.storage.configured import Account, accounts_of, endpoints_of, grant_config_of
 from tesazure.storage.grant import Granter
 from tesazure.storage.registry import Storages
 from tesazure.store.belonging import belong
@@ -129,6 +129,11 @@ def database_of(settings: Settings) -> str:
     return examine(settings.database_url, settings.data_dir.absolute() / _DATABASE)
 
 
+def storage_accounts_of(settings: Settings) -> list[Account]:
+    """The storage systems that the settings have credentials for. For the command line."""
+    return accounts_of(settings)
+
+
 @contextlib.asynccontextmanager
 async def assembled(settings: Settings, home: Home) -> AsyncIterator[Application]:
     """The whole server but for its socket: store, backend, scheduler and application, running.
@@ -141,6 +146,7 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Application
         stack.push_async_callback(store.close)
         belong(home.path, await store.identity())
         seal = find_seal(settings.secrets_key, home.path / "secrets.key")
+        seal.check(await store.sealing_key(seal.names))
         backend = LocalBackend(_local_config(settings, home))
         stack.push_async_callback(backend.stop)
         await backend.start()
@@ -259,10 +265,11 @@ def _home(path: Path) -> Iterator[Home]:
     Raises ConfigurationError when it cannot be used, Occupied when another server has it.
     """
     path = path.absolute()
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _close_to_others(path)
-        with (path / "lock").open("a+") as lock:
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _close_to_others(path)
+            lock = stack.enter_context((path / "lock").open("a+"))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -276,10 +283,10 @@ def _home(path: Path) -> Iterator[Home]:
             lock.write(f"{os.getpid()}\n")
             lock.flush()
             server, created = _server_id(path / "server-id")
-            yield Home(path, server, created)
-    except OSError as error:
-        remedy = "make it writable for this server's user, or choose another one"
-        raise ConfigurationError([f"DATA_DIR: {error}; {remedy} with --data-dir"]) from error
+        except OSError as error:
+            remedy = "make it writable for this server's user, or choose another one"
+            raise ConfigurationError([f"DATA_DIR: {error}; {remedy} with --data-dir"]) from error
+        yield Home(path, server, created)
 
 
 def _close_to_others(path: Path) -> None:

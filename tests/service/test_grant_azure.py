@@ -311,7 +311,7 @@ def test_another_account_that_refuses_our_identity_is_asked_anonymously(
     with refusing(tmp_path / "account") as (account, authority):
         url = f"https://127.0.0.1:{account.server_port}/data/x"
         azure = AzureConfig(
-            cloud=("127.0.0.1",),
+            cloud=(".0.0.1",),
             tenant=TENANT,
             client_id=CLIENT,
             secret=SECRET,
@@ -319,7 +319,7 @@ def test_another_account_that_refuses_our_identity_is_asked_anonymously(
             own_authority=True,
             ca_bundle=str(bundle(tmp_path, authority, issuer.ca)),
         )
-        endpoints = Endpoints(blob_suffixes=("127.0.0.1",))
+        endpoints = Endpoints(blob_suffixes=(".0.0.1",))
         granter = Granter(GrantConfig(endpoints=endpoints, azure=azure))
         plan = plan_of((url, FileType.FILE), (url, FileType.FILE))
         with caplog.at_level(logging.WARNING, "tesazure"):

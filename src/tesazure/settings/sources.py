@@ -32,6 +32,13 @@ from tesazure.settings.declarations import (
 
 Source = Literal["default", "file", "environment", "command line"]
 
+_FLAGS = {
+    **{name: f"--{name.replace('_', '-')}" for name in ("host", "port", "data_dir", "allow_dir")},
+    **{name: f"--{name.replace('_', '-')}" for name in ("database_url", "log_level")},
+    "local_engine": "--engine",
+}
+"""Settings with a flag of their own; the others come by --set."""
+
 _KEPT_BACK = re.compile(
     rf"{PREFIX}|{CLIENT_PREFIX}TOKEN$|PGPASSWORD$|IDENTITY_HEADER$|MSI_SECRET$"
     r"|(AZURE|AWS|GOOGLE|GCLOUD)_.*(SECRET|PASSWORD|KEY|TOKEN|SAS|CREDENTIALS|CONNECTION_STRING)"
@@ -143,7 +150,7 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterat
 def _from_command_line(values: Mapping[str, Any]) -> Iterator[_Candidate]:
     for name, value in values.items():
         if value is not None:
-            yield "command line", f"--{name.replace('_', '-')}", name, value
+            yield "command line", _FLAGS.get(name, f"--set {PREFIX}{name.upper()}"), name, value
 
 
 def _convert(name: str, value: Any) -> Any:
