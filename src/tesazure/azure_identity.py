@@ -59,6 +59,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 def credential_of(identity: Identity) -> TokenCredential:
     """A credential that keeps its tokens and gets new ones. Asks nobody yet. Raises ImportError
     without the packages."""
+    from azure.core.pipeline.transport import RequestsTransport
     from azure.identity import (
         ClientSecretCredential,
         DefaultAzureCredential,
@@ -69,8 +70,10 @@ def credential_of(identity: Identity) -> TokenCredential:
         "authority": identity.authority,
         # Microsoft's own directory of clouds is asked about no other authority.
         "disable_instance_discovery": identity.authority not in MICROSOFTS_AUTHORITIES,
-        "connection_verify": identity.ca_bundle or True,
-        **_TIMEOUTS_S,
+        # As storage has it: proxies that the environment names are not used.
+        "transport": RequestsTransport(
+            use_env_settings=False, connection_verify=identity.ca_bundle or True, **_TIMEOUTS_S
+        ),
     }
     if identity.secret:
         principal = identity.tenant, identity.client_id, identity.secret

@@ -61,7 +61,7 @@ from tesazure.signin.configured import sign_in_of
 from tesazure.signin.gate import Gate
 from tesazure.signin.ledger import Ledger
 from tesazure.signin.tokens import TokenSource
-from tesazure.storage.configured import endpoints_of, grant_config_of
+from tesazure.storage.configured import Account, accounts_of, endpoints_of, grant_config_of
 from tesazure.storage.grant import Granter
 from tesazure.storage.registry import Storages
 from tesazure.store.belonging import belong
@@ -117,6 +117,11 @@ def database_of(settings: Settings) -> str:
     """How the database is that a server with these settings would open, in words; nothing is
     changed. Raises ConfigurationError, StoreUnavailable. For the command line."""
     return examine(settings.database_url, settings.data_dir.absolute() / _DATABASE)
+
+
+def storage_accounts_of(settings: Settings) -> list[Account]:
+    """The storage systems that the settings have credentials for. For the command line."""
+    return accounts_of(settings)
 
 
 class Grants:
@@ -190,6 +195,7 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Assembled]:
         stack.push_async_callback(store.close)
         belong(home.path, await store.identity())
         seal = find_seal(settings.secrets_key, home.path / "secrets.key")
+        seal.check(await store.sealing_key(seal.names))
         backend = LocalBackend(_local_config(settings, home))
         stack.push_async_callback(backend.stop)
         await backend.start()

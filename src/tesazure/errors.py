@@ -14,6 +14,7 @@ TesazureError
 │   └── StaleVersion        somebody else changed the row first (compare-and-set lost)
 ├── BackendError            the backend could not do what was asked; transient unless said otherwise
 │   ├── BackendUnavailable  the backend cannot be reached now; changes no task
+│   │   └── NotGranted      whoever issues credentials cannot be asked now; tried a few times
 │   └── Unplaceable         this task can never run on this backend; final, with the reason
 ├── EngineError             the container engine failed (not the user's command)
 │   ├── EngineUnavailable   the engine does not answer; retryable
@@ -28,8 +29,24 @@ TesazureError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def printable(name: str) -> str:
+    """A file name for messages and terminals: as in UTF-8, control characters as `\\x1b` and the
+    like."""
+    if name.isascii() and name.isprintable():
+        return name
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", in_utf8(name))
+
+
+def in_utf8(name: str) -> str:
+    """A file name for JSON: bytes that are not UTF-8 become U+FFFD."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class TesazureError(Exception):
@@ -120,6 +137,11 @@ class BackendError(TesazureError):
 
 class BackendUnavailable(BackendError):
     """The backend cannot be reached now. Never changes a task."""
+
+
+class NotGranted(BackendUnavailable):
+    """An attempt's access to its files cannot be had now. So often as the scheduler's limit has it;
+    then the attempt ends."""
 
 
 class Unplaceable(BackendError):

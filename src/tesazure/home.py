@@ -38,8 +38,9 @@ def opened(path: Path) -> Iterator[Home]:
     """
     path = path.absolute()
     make_private(path)
-    try:
-        with (path / "lock").open("a+") as lock:
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = stack.enter_context((path / "lock").open("a+"))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -53,9 +54,9 @@ def opened(path: Path) -> Iterator[Home]:
             lock.write(f"{os.getpid()}\n")
             lock.flush()
             server, created = _server_id(path / "server-id")
-            yield Home(path, server, created)
-    except OSError as error:
-        raise _unusable(error) from error
+        except OSError as error:
+            raise _unusable(error) from error
+        yield Home(path, server, created)
 
 
 def make_private(path: Path) -> None:

@@ -102,6 +102,9 @@ class Facts(msgspec.Struct, frozen=True):
     attempt: Attempt | None = None
     seen_events: int = 0
     """Events of the report that the committed TaskLog holds."""
+    ungranted: str = ""
+    """Why the attempt, not submitted yet, was given no access to its files by the last of the tries
+    that there are."""
     cancel_asked: float | None = None
     """When this server first asked the backend to stop the attempt, in seconds since the epoch."""
 
@@ -142,7 +145,8 @@ class Advance(msgspec.Struct, frozen=True):
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """Commit the attempt's log with its end, and QUEUED, for a new attempt after `delay_s`."""
+    """Commit the attempt's log with its end, and QUEUED, for a new attempt after `delay_s`. One
+    that was never submitted counts as INITIALIZING until then."""
 
     reason: str
     delay_s: float
@@ -171,14 +175,25 @@ def decide(facts: Facts, seen: Observation | None, now: float, policy: Policy) -
     if facts.state is State.CANCELING:
         return _cancel(facts, attempt, seen, now, policy)
     if facts.state is State.QUEUED:
-        return [Submit(attempt.key)] if attempt and not attempt.released else []
+        return _submit(facts, attempt, policy) if attempt and not attempt.released else []
     if attempt is None:
         raise ValueError(f"task {facts.task_id} is {facts.state} without an attempt")
     if attempt.handle is None:
-        return [Submit(attempt.key)]
+        return _submit(facts, attempt, policy)
     if seen is None:
         return []
     return _follow(facts, attempt, attempt.handle, seen, now, policy)
+
+
+def _submit(facts: Facts, attempt: Attempt, policy: Policy) -> list[Action]:
+    reason = facts.ungranted
+    if not reason:
+        return [Submit(attempt.key)]
+    if attempt.number <= policy.max_retries:
+        return [Retry(reason, policy.retry_delay_s, Report())]
+    return [
+        Advance(State.SYSTEM_ERROR, said=(f"{reason}; given up after attempt {attempt.number}",))
+    ]
 
 
 def _tidy(attempt: Attempt | None) -> list[Action]:

@@ -39,6 +39,24 @@ class Seal:
         self._keys = {_name(key): AESGCM(key) for key in keys}
         self._first = _name(keys[0])
 
+    @property
+    def names(self) -> list[str]:
+        """What tells its keys from others, the one that it seals with first."""
+        return [name.hex() for name in self._keys]
+
+    def check(self, noted: str) -> None:
+        """Raises ConfigurationError when this is not one of the keys: a server without the key that
+        the others on its database seal with would end their tasks."""
+        if noted not in self.names:
+            problem = (
+                "SECRETS_KEY: the secrets of this database's tasks are sealed with a key that this"
+                " server does not have: set SECRETS_KEY to the same on all its servers (where it is"
+                " not set, it is what secrets.key in the first one's data directory holds), a key"
+                " that is being replaced after the new one. If the key is lost, delete the row of"
+                " the table sealing_key: waiting tasks with secrets will fail"
+            )
+            raise ConfigurationError([problem])
+
     def close(self, task_id: str, whole: Mapping[str, str]) -> bytes:
         """What `secrecy.cut` returned for a task, for the store: the key's name, a nonce, and the
         sealed JSON."""

@@ -23,20 +23,21 @@ NAMES = frozenset(
         *("auth", "authorization", "awsaccesskeyid", "bearer", "code", "credential", "credentials"),
         *("hdnea", "hdntl", "hdnts", "hmac", "jwt", "pass", "passphrase", "passwd", "pwd", "sas"),
         *("session", "sessionid", "ticket", "xamzcredential", "xgoogcredential"),
+        *("md5", "qak", "qsign", "sign", "verify"),
     )
 )
 """Parameters that hold secrets, in lower case and without what separates words."""
 
-ENDINGS = ("key", "password", "secret", "sig", "signature", "token")
-"""And all whose names end so: X-Amz-Signature, X-Amz-Security-Token, access_token, api_key, …"""
-
-_NO_PASSWORD = frozenset({"", "x-oauth-basic"})
-"""Passwords that come with a token in the place of the user's name (as GitHub has it)."""
+ENDINGS = ("auth", "key", "password", "secret", "sig", "signature", "token")
+"""And all whose names end so: tempauth, X-Amz-Signature, X-Amz-Security-Token, access_token, …"""
 
 _TOO_SHORT = 6
 """Secrets of fewer characters are not looked for in texts, which hold them by chance."""
 
-_BEGINNING = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?://([^/?#]*))?([^?#]*)")
+_BEGINNING = re.compile(r"(?:(?:([^/?#@:]*):)?//)?([^?#]*)")
+_NAMES_USERS = frozenset({"ftp", "sftp"})
+"""Schemes with a user's name in their URLs that is no secret."""
+_LEADING = re.compile(r"[\s\x00-\x20]*")
 _NAME = re.compile(r"[?#&;]([^?#&;=]+)=")
 _VALUE = re.compile(r"[^#&]*")
 _SEPARATORS = re.compile(r"[^0-9a-z]+")
@@ -50,9 +51,9 @@ def is_secret(name: str) -> bool:
 
 
 def hide(url: str) -> str:
-    """The URL with `***` in place of every secret: values of parameters that `is_secret` names, the
-    password of user information, or with http a user without a password, who often is a token.
-    Paths and file URLs have no such parts and stay as they are."""
+    """The URL with `***` in place of every secret: values of parameters that `is_secret` names, and
+    user information: with ftp and sftp its password, else all of it, as the user often is a token.
+    Absolute paths and file URLs have no such parts and stay as they are."""
     if not _may_hold(url):
         return url
     shown, place = "", 0
@@ -64,12 +65,27 @@ def hide(url: str) -> str:
 
 def is_hidden(url: str) -> bool:
     """Whether the URL is one that was shown, with its secrets cut out: nothing can use it."""
-    return HIDDEN in url and any(url[start:end] == HIDDEN for start, end in _secrets(url))
+    return HIDDEN in url and any(
+        url[start:end] == HIDDEN or url[start:end].endswith(f":{HIDDEN}")
+        for start, end in _secrets(url)
+    )
+
+
+def is_of_this_machine(url: str) -> bool:
+    """Whether a URL is an absolute path or a file URL, which have no user, query or fragment. What
+    else is no URL is taken for one that was written wrong, and may hold a secret all the same."""
+    return (url.startswith("/") and not url.startswith("//")) or url[:5].lower() == "file:"
+
+
+def begin(url: str) -> int:
+    """Where a URL begins: behind the spaces in front of it."""
+    found = _LEADING.match(url)
+    return found.end() if found else 0
 
 
 def cut(task: Task) -> dict[str, str]:
     """Hides the secrets of all URLs of the task, in place. Returns the whole URLs of those that
-    held any, by `inputs.0`, `outputs.2` and so on."""
+    held any and are needed, by `inputs.0`, `outputs.2` and so on: inputs with content need none."""
     whole: dict[str, str] = {}
     fields: tuple[tuple[str, Sequence[Input | Output]], ...] = (
         ("inputs", task.inputs or ()),
@@ -80,7 +96,7 @@ def cut(task: Task) -> dict[str, str]:
             url = item.url
             if url and _may_hold(url):
                 item.url = hide(url)
-                if item.url != url:
+                if item.url != url and not (isinstance(item, Input) and item.content):
                     whole[f"{field}.{index}"] = url
     return whole
 
@@ -127,16 +143,16 @@ def _may_hold(url: str) -> bool:
 
 def _secrets(url: str) -> Iterator[tuple[int, int]]:
     """Where in the URL its secrets begin and end, from left to right."""
-    found = _BEGINNING.match(url)
-    if found is None or found[1].lower() == "file":
+    found = None if is_of_this_machine(url) else _BEGINNING.match(url, begin(url))
+    if found is None:
         return
-    authority = found[2] or ""
-    name, _, password = authority[: max(authority.rfind("@"), 0)].partition(":")
-    start = found.start(2) + len(name)
-    if password not in _NO_PASSWORD:
-        yield start + 1, start + 1 + len(password)
-    elif name and found[1].lower() in ("http", "https"):
-        yield start - len(name), start
+    start, authority = found.start(2), found[2].partition("/")[0]
+    user = authority[: max(authority.rfind("@"), 0)]
+    if (found[1] or "").lower() in _NAMES_USERS:
+        name, colon, user = user.partition(":")
+        start += len(name) + len(colon)
+    if user:
+        yield start, start + len(user)
     place = found.end()
     while parameter := _NAME.search(url, place):
         place = parameter.end()

@@ -94,6 +94,15 @@ async def test_a_task_that_is_refused_leaves_no_secrets(place: Place, store: Sql
     assert rows(place) == 1
 
 
+async def test_servers_agree_on_a_key(place: Place, store: SqlStore) -> None:
+    assert await store.sealing_key(["old"]) == "old"
+    other = await place.open()
+    assert await other.sealing_key(["another"]) == "old"
+    assert await other.sealing_key(["new", "old"]) == "new"
+    assert await store.sealing_key(["new", "old"]) == "new"
+    assert await store.sealing_key(["old"]) == "new"
+
+
 async def test_a_database_of_the_version_before_is_taken_along(place: Place) -> None:
     make_older(place.url or str(place.file), "0001")
     old = Database(place.url or str(place.file))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from pathlib import Path
 
@@ -9,15 +10,20 @@ import httpx
 import pytest
 
 from tests.service.server import TES, create, ended, get, start_server, task, until
+from tests.service.test_api_operation import fails
 from tests.service.test_api_streams import LIFE, Listener
+
+KEY = base64.b64encode(b"the key of all servers for tests").decode()
 
 pytestmark = pytest.mark.postgres
 
 
 def test_two_servers_are_one_service(postgres_url: str, tmp_path: Path) -> None:
     with (
-        start_server(tmp_path / "a", database_url=postgres_url) as first,
-        start_server(tmp_path / "b", database_url=postgres_url, scheduler="false") as second,
+        start_server(tmp_path / "a", database_url=postgres_url, secrets_key=KEY) as first,
+        start_server(
+            tmp_path / "b", database_url=postgres_url, secrets_key=KEY, scheduler="false"
+        ) as second,
         first.client() as a,
         second.client() as b,
     ):
@@ -39,6 +45,17 @@ def test_two_servers_are_one_service(postgres_url: str, tmp_path: Path) -> None:
         for odd in ("name_prefix=%ff%fe", "tag_key=%ff", "name_prefix=%25'%22\\"):
             assert b.get(f"{TES}/tasks?{odd}").json()["tasks"] == []
         assert "secret" not in first.log.read_text()
+
+
+def test_a_server_without_the_others_key_does_not_start(postgres_url: str, tmp_path: Path) -> None:
+    with start_server(tmp_path / "a", database_url=postgres_url):
+        said = fails(tmp_path / "b", 2, database_url=postgres_url)
+        assert "set SECRETS_KEY to the same on all its servers" in said
+    key = (tmp_path / "a" / "data" / "secrets.key").read_text().strip()
+    with start_server(tmp_path / "c", database_url=postgres_url, secrets_key=f"{KEY},{key}"):
+        pass
+    said = fails(tmp_path / "a" / "data", 2, database_url=postgres_url)
+    assert "a key that is being replaced" in said
 
 
 def test_cut_connections_are_a_503_at_most_and_come_back(postgres_url: str, tmp_path: Path) -> None:

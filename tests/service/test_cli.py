@@ -215,6 +215,17 @@ def test_doctor_gives_verdicts_and_remedies(tool: Tool) -> None:
     assert "backup" in database["remedy"]
     assert "ok\tpython\t" in tool("doctor").stdout
     assert "sandbox" in tool.on_terminal("doctor")
+    assert "storage\tno credentials" in tool("doctor").stdout
+    (tool.here / "storage.toml").write_text("""
+        storage_account_name = "acct"
+        storage_account_key = "aHVudGVyMg=="
+        s3_access_key_id = "id"
+        s3_secret_access_key = "hunter2"
+    """)
+    told = tool("doctor", "--config", "storage.toml").stdout
+    assert "ok\tstorage: Azure\tthe key of account acct" in told
+    assert "ok\tstorage: S3\tan access key" in told
+    assert "hunter" not in told
 
 
 def test_config_shows_sources_and_hides_secrets(tool: Tool) -> None:

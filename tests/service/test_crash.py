@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import shutil
@@ -147,6 +148,7 @@ def test_a_server_that_is_killed_is_replaced_by_its_neighbour(
             (short_dir / name).mkdir()
             crash = Crash(short_dir / name, SEED, "unused", local_engine="sandbox", lease_s=2)
             crash.settings |= {"database_url": postgres_url, "shared_global_dir": shared}
+            crash.settings |= {"secrets_key": base64.b64encode(bytes(32)).decode()}
             crash.marks = shared
             servers.append(stack.enter_context(contextlib.closing(crash)))
         one, two = servers

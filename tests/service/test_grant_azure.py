@@ -312,7 +312,7 @@ def test_another_account_that_refuses_our_identity_is_asked_anonymously(
     with refusing(tmp_path / "account") as (account, authority):
         url = f"https://127.0.0.1:{account.server_port}/data/x"
         azure = AzureConfig(
-            cloud=("127.0.0.1",),
+            cloud=(".0.0.1",),
             identity=Identity(
                 tenant=TENANT,
                 client_id=CLIENT,
@@ -321,7 +321,7 @@ def test_another_account_that_refuses_our_identity_is_asked_anonymously(
                 ca_bundle=str(bundle(tmp_path, authority, issuer.ca)),
             ),
         )
-        endpoints = Endpoints(blob_suffixes=("127.0.0.1",))
+        endpoints = Endpoints(blob_suffixes=(".0.0.1",))
         granter = Granter(GrantConfig(endpoints=endpoints, azure=azure))
         plan = plan_of((url, FileType.FILE), (url, FileType.FILE))
         with caplog.at_level(logging.WARNING, "tesazure"):

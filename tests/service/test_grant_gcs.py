@@ -18,12 +18,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from tesazure.errors import StorageError, StorageUnavailable
+from tesazure.plan import Plan
 from tesazure.settings import load
 from tesazure.storage.configured import grant_config_of
 from tesazure.storage.grant import Granter
 from tests.unit.test_grant import plan_of
 
-SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
+SCOPE = "https://www.googleapis.com/auth/devstorage.read_"
 ACCOUNT = "runner@project.iam.gserviceaccount.com"
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
@@ -35,6 +36,7 @@ class TokenService(ThreadingHTTPServer):
     life_s = 3600
     failures = 0
     issued = 0
+    scopes: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -55,7 +57,9 @@ class _Handler(BaseHTTPRequestHandler):
             signed = f"{head}.{claims}".encode()
             KEY.public_key().verify(_decode(signature), signed, padding.PKCS1v15(), hashes.SHA256())
             said = json.loads(_decode(claims))
-            assert (said["iss"], said["scope"]) == (ACCOUNT, SCOPE)
+            assert said["iss"] == ACCOUNT
+            assert said["scope"].startswith(SCOPE)
+            self.server.scopes += (said["scope"].removeprefix(SCOPE),)
             assert said["iat"] - 60 < time.time() < said["exp"]
         except (InvalidSignature, AssertionError):
             text = "Invalid JWT Signature."
@@ -111,16 +115,43 @@ def granter(directory: Path, uri: str, key: rsa.RSAPrivateKey = KEY) -> Granter:
 GS = plan_of(("gs://bucket/key", None))
 
 
-def test_a_token_is_kept_until_shortly_before_its_end(
-    service: TokenService, tmp_path: Path
+def writing(max_runtime_s: float = 0) -> Plan:
+    """A plan with an output that goes to Google."""
+    output = ("/out/x", "gs://bucket/out", None)
+    return plan_of(("gs://bucket/key", None), outputs=(output,), max_runtime_s=max_runtime_s)
+
+
+def test_a_token_that_is_handed_out_lasts_for_nearly_an_hour(
+    service: TokenService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is asked for without the proxies that the environment names."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "")
     made = granter(tmp_path, service.url)
     assert not made.is_quick(GS)
     assert [made.access(GS, {}).gcs_token for _ in range(3)] == ["token-1"] * 3
     assert made.access(plan_of(("s3://bucket/key", None)), {}).gcs_token == ""
-    service.life_s = 60  # less than google-auth calls fresh
+    service.life_s = 54 * 60  # what is left of one that was kept for six minutes
     made = granter(tmp_path, service.url)
     assert [made.access(GS, {}).gcs_token for _ in range(2)] == ["token-2", "token-3"]
+
+
+def test_a_token_writes_only_where_an_output_does(service: TokenService, tmp_path: Path) -> None:
+    made = granter(tmp_path, service.url)
+    plans = (GS, writing(), plan_of(("drs://host/id", None)), writing(), GS)
+    tokens = [made.access(plan, {}).gcs_token for plan in plans]
+    assert tokens == ["token-1", "token-2", "token-1", "token-2", "token-1"]
+    assert service.scopes == ("only", "write")
+
+
+def test_outputs_that_a_token_may_not_live_to_see_are_remarked(
+    service: TokenService, tmp_path: Path
+) -> None:
+    made = granter(tmp_path, service.url)
+    for plan, notes in ((writing(), 1), (writing(3601), 1), (writing(1800), 0), (GS, 0)):
+        granted = made.access(plan, {}).notes
+        assert len(granted) == notes
+        assert all("longer than an hour" in note for note in granted)
 
 
 def test_a_short_failure_of_the_token_service_passes(service: TokenService, tmp_path: Path) -> None:

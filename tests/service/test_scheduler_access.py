@@ -14,6 +14,7 @@ import pytest
 from tesazure.access import Access
 from tesazure.api.ids import new_task_id
 from tesazure.errors import PermissionDenied, StorageUnavailable
+from tesazure.lifecycle import Policy
 from tesazure.model import Executor, FileType, Input, Output, State, Task
 from tesazure.plan import Plan
 from tesazure.scheduler.granting import given
@@ -22,7 +23,7 @@ from tesazure.store.records import TaskRecord
 from tests.service.assembly import MARKS, Assembly, eventually, logs, running
 
 SHOWN_IN = "https://in.example/x?sv=1&sig=***"
-SHOWN_OUT = "https://me:***@out.example/y?keep=1"
+SHOWN_OUT = "https://***@out.example/y?keep=1"
 SECRET = "planted-signature"
 
 
@@ -147,6 +148,36 @@ async def test_a_grant_that_may_come_yet_is_waited_for(one: Assembly) -> None:
     assert "the service that signs is away" in reason
     record = await one.released(task_id)
     assert (record.state, len(record.attempts), asked) == (State.COMPLETE, 1, 3), said(record)
+
+
+@pytest.mark.parametrize(
+    "error", [StorageUnavailable("the service that signs is away"), KeyError()]
+)
+async def test_a_grant_that_never_comes_ends_the_task(one: Assembly, error: Exception) -> None:
+    """Attempts, as many as there are, each with its tries; then the others can have its room."""
+    asked = 0
+
+    async def never(plan: Plan, secrets: Mapping[str, str]) -> Access:
+        nonlocal asked
+        asked += 1
+        raise error
+
+    one.grant = never
+    policy = Policy(max_retries=1, retry_delay_s=0.05, grace_s=1, cancel_grace_s=5)
+    await one.restart(grant_tries=2, policy=policy)
+    task_id = await submit(one)
+    record = await one.released(task_id)
+    assert record.state is State.SYSTEM_ERROR
+    assert (asked, len(record.attempts)) == (4, 2)
+    first, last = logs(record)
+    assert "another attempt follows" in str(first.system_logs)
+    assert first.end_time
+    assert "given up after attempt 2" in str(last.system_logs)
+    reason = "no access to its files: " + (str(error) or "KeyError")
+    assert all(reason in str(log.system_logs) for log in (first, last))
+    assert await one.history(task_id) == [
+        *(State.QUEUED, State.INITIALIZING, State.QUEUED, State.SYSTEM_ERROR)
+    ]
 
 
 async def test_a_task_is_canceled_while_its_grant_is_waited_for(one: Assembly) -> None:

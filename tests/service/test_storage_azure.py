@@ -230,7 +230,7 @@ class Identity:
     [
         PART,
         3 * PART + 5,
-        pytest.param(300 * 2**20, marks=[pytest.mark.slow, pytest.mark.timeout(400)]),
+        pytest.param(40 * 2**20, marks=pytest.mark.slow),
     ],
 )
 def test_blobs_go_up_and_come_down_in_parallel(
@@ -265,7 +265,7 @@ def test_a_wrong_checksum_is_not_accepted(
         settings = ContentSettings(content_md5=bytearray(16))
         blob.set_http_headers(settings)
     url = f"{azurite.endpoint}/{container}/blob?{azurite.container_sas(container)}"
-    with pytest.raises(StorageUnavailable, match="md5 checksum"):
+    with pytest.raises(StorageError, match=r"md5 0{32}\) does not fit"):
         storage.get(url, tmp_path / "got")
     assert not (tmp_path / "got").exists()
 
@@ -347,9 +347,12 @@ def test_both_ways_to_mark_an_empty_directory(
     assert storage.stat(marked).is_directory
     assert storage.stat(top.replace("/top?", "/top/slash/?")).is_directory
     assert list(storage.list(marked)) == []
-    with pytest.raises(StorageError, match="is a directory"):
-        storage.get(marked, tmp_path / "got")
+    (tmp_path / "kept").write_text("as it was")
+    for name in ("got", "kept"):
+        with pytest.raises(StorageError, match="is a directory"):
+            storage.get(marked, tmp_path / name)
     assert not (tmp_path / "got").exists()
+    assert (tmp_path / "kept").read_text() == "as it was"
     with pytest.raises(StorageError, match="cannot become a directory"):
         storage.make_directory(top.replace("/top?", "/top/full!?"))
 

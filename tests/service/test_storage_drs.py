@@ -160,7 +160,8 @@ def test_a_server_cannot_lead_where_its_user_may_not_go(
     server: DrsServer, storage: DrsStorage, tmp_path: Path, url: str
 ) -> None:
     server.objects["object"] = led_to(url)
-    server.objects["object"]["access_methods"][0]["type"] = "https"
+    if not url.startswith("file:"):
+        server.objects["object"]["access_methods"][0]["type"] = "https"
     with pytest.raises(PermissionDenied):
         storage.get(server.url("object"), tmp_path / "got")
     server.objects["object"]["access_methods"][0]["access_url"]["headers"] = ["X-Some: header"]
@@ -177,6 +178,44 @@ def test_a_server_cannot_lead_to_what_is_no_system(
     server.objects["object"]["access_methods"][0]["type"] = "https"
     with pytest.raises(UnsupportedUrl):
         storage.get(server.url("object"), tmp_path / "got")
+
+
+@pytest.mark.parametrize(
+    ("kind", "url"),
+    [
+        ("https", "file:///etc/hostname"),
+        ("https", "gs://bucket/key"),
+        ("https", "sftp://host/x"),
+        ("gs", "s3://bucket/key"),
+        ("ftp", "https://host/x"),
+        ("file", "https://host/x"),
+    ],
+)
+def test_a_way_of_access_leads_where_its_type_says(
+    server: DrsServer, storage: DrsStorage, tmp_path: Path, kind: str, url: str
+) -> None:
+    server.objects["object"] = led_to(url)
+    server.objects["object"]["access_methods"][0]["type"] = kind
+    with pytest.raises(UnsupportedUrl, match=f"access by {kind} may lead to"):
+        storage.get(server.url("object"), tmp_path / "got")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("X-A: 1\r\nX-Evil: 2", "X-A\r\nX-Evil: 2", "X-A: \x00", "X A: 1", ": 1", "\nX-A: 1"),
+        *("Host: h", "content-length: 5", "Transfer-Encoding: chunked", "Connection: close"),
+        *("Range: bytes=0-1", "X-A: \N{LATIN SMALL LETTER E WITH ACUTE}"),
+    ],
+)
+def test_headers_that_would_make_another_request_are_refused(
+    server: DrsServer, storage: DrsStorage, tmp_path: Path, line: str
+) -> None:
+    url = server.add("object", b"content")
+    server.accesses["object"]["headers"].append(line)
+    with pytest.raises(StorageError, match=r"header that it needs|set the header"):
+        storage.get(url, tmp_path / "got")
+    assert not [path for path in server.asked if path.startswith("/bytes/")]
 
 
 def test_no_known_way(server: DrsServer, storage: DrsStorage, tmp_path: Path) -> None:

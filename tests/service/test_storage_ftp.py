@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -23,6 +25,7 @@ from tesazure.errors import (
 from tesazure.storage.base import Entry
 from tesazure.storage.ftp import FtpStorage
 from tesazure.storage.patience import Patience
+from tesazure.storage.sockets import connect
 from tests.services.ftp_server import PASSWORD, USER, FtpServer
 
 WHO = f"{USER}:{quote(PASSWORD, safe='')}"
@@ -98,6 +101,18 @@ def test_paths_are_the_users_or_absolute(
     (root / "below" / "file").write_text("x")
     for path in ("below/file", "/below/file", "%2Fbelow/file", "below%2Ffile"):
         assert storage.stat(server.url(path, WHO)).size == 1
+
+
+@pytest.mark.parametrize("without", [(), ("MLST", "MLSD")])
+def test_a_time_alone_is_no_firm_version_at_first(
+    root: Path, storage: FtpStorage, without: tuple[str, ...]
+) -> None:
+    (root / "object").write_text("1")
+    with FtpServer(root, without=without) as server:
+        url = server.url("object", WHO)
+        assert not storage.stat(url).is_firm
+        os.utime(root / "object", (0, time.time() - 60))
+        assert storage.stat(url).is_firm
 
 
 def test_a_broken_download_goes_on_where_it_broke(
@@ -195,15 +210,10 @@ def test_data_connections_go_to_the_same_host(
     assert (tmp_path / "got").read_text() == "x"
 
 
-def test_a_server_that_does_not_replace_by_renaming(
-    root: Path, storage: FtpStorage, tmp_path: Path
-) -> None:
-    (root / "object").write_text("old")
-    (tmp_path / "file").write_text("new")
-    with FtpServer(root, replaces=False) as server:
-        storage.put(tmp_path / "file", server.url("object", WHO))
-    assert (root / "object").read_text() == "new"
-    assert names(root) == ["object"]
+def test_connections_that_are_silent_for_long_are_kept_alive(server: FtpServer) -> None:
+    with connect("127.0.0.1", server.port, allow_private=True, timeout_s=5) as connected:
+        assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
 
 
 def test_a_file_does_not_replace_a_directory(
@@ -273,10 +283,31 @@ def test_names_that_are_none_are_refused(storage: FtpStorage, listed: str) -> No
         list(storage.list(url))
 
 
+def test_names_that_are_none_are_refused_before_they_are_asked_about(storage: FtpStorage) -> None:
+    """A server without MLST is asked about each name that it lists."""
+    known = {"FEAT": "502 no", "CWD": "250 in"}
+    with (
+        _scripted(lambda line: _polite(line, known), listing="a\x01b") as url,
+        pytest.raises(StorageError, match="no name of a file"),
+    ):
+        list(storage.list(url))
+
+
+def test_a_list_without_end_is_given_up(storage: FtpStorage) -> None:
+    line = f"type=file;size=1; {'x' * 200}\r\n"
+    with (
+        _scripted(_polite, listing=line * (65 * 2**20 // len(line))) as url,
+        pytest.raises(StorageError, match="longer than 64 MiB"),
+    ):
+        list(storage.list(url))
+
+
 @pytest.mark.parametrize(
     "url",
     [
         "ftp://host/a%0D%0ADELE%20b",
+        "ftp://ho\x00st/a",
+        "ftp://ho\\st/a",
         "ftp://host/a%00",
         "ftp://us%0Aer:x@host/a",
         "ftp://user:p%0D@host/a",
@@ -364,7 +395,11 @@ class _scripted:  # noqa: N801 - used as a function
                 client, _ = self._server.accept()
             except OSError:
                 return
-            with client, client.makefile("rw", newline="", encoding="latin-1") as control:
+            with (
+                contextlib.suppress(OSError),
+                client,
+                client.makefile("rw", newline="", encoding="latin-1") as control,
+            ):
                 self._talk(control)
 
     def _talk(self, control) -> None:  # type: ignore[no-untyped-def]
@@ -379,7 +414,7 @@ class _scripted:  # noqa: N801 - used as a function
                 data = socket.create_server(("127.0.0.1", 0))
                 port = data.getsockname()[1]
                 say(f"227 here (127,0,0,1,{port // 256},{port % 256})")
-            elif line.startswith("MLSD") and data:
+            elif line.startswith(("MLSD", "NLST")) and data:
                 say("150 now")
                 with data.accept()[0] as connected:
                     connected.sendall(self._listing.encode() + b"\r\n")

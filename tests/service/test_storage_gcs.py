@@ -116,6 +116,29 @@ def test_uploads_are_checked_and_typed(
     assert (found.size, found.version) == (size, str(held.generation))
 
 
+def test_a_session_that_the_service_loses_is_begun_anew(
+    server: GcsServer, storage: GcsStorage, bucket: str, tmp_path: Path
+) -> None:
+    content = os.urandom(12 * 2**20)
+    (tmp_path / "file").write_bytes(content)
+    server.cuts = [2**21]
+    left = 1
+
+    def lose(moved: int) -> None:
+        nonlocal left
+        if moved and left and server.sessions:
+            left -= 1
+            server.sessions.clear()
+
+    storage.put(tmp_path / "file", f"gs://{bucket}/object", lose)
+    assert server.buckets[bucket]["object"].content == content
+    assert sum(asked.startswith("POST") for asked in server.asked) == 2
+    server.cuts, left = [2**21] * 20, 20
+    with pytest.raises(StorageUnavailable, match=r"lost the upload: HTTP 404 .*\(4 attempts\)"):
+        storage.put(tmp_path / "file", f"gs://{bucket}/other", lose)
+    assert "other" not in server.buckets[bucket]
+
+
 def test_a_broken_upload_goes_on_where_it_broke(
     server: GcsServer, storage: GcsStorage, bucket: str, tmp_path: Path
 ) -> None:
@@ -176,7 +199,9 @@ def test_damage_on_the_way_is_noticed(
 ) -> None:
     server.plant(bucket, "object", os.urandom(9 * 2**20), composite=composite)
     server.corrupts = True
-    with pytest.raises(StorageUnavailable, match=f"{'crc32c' if composite else 'md5'} checksum"):
+    # The same damage twice is taken for what is stored.
+    text = rf"checksum .*\({'crc32c' if composite else 'md5'} .*does not fit what it holds"
+    with pytest.raises(StorageError, match=text):
         storage.get(f"gs://{bucket}/object", tmp_path / "got")
     assert not (tmp_path / "got").exists()
     server.corrupts = False

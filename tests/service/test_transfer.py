@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import pytest
 from tesazure.cli.exits import Code
 from tests.contract.node import wait_for
 from tests.service.tool import PROGRAM, Tool
+from tests.services import certificates
+from tests.services.drs_server import DrsServer
 from tests.services.faulty_http import FaultyHttp, Handler
 
 MB = 10**6
@@ -197,11 +200,14 @@ def test_exit_codes(tool: Tool, tree: Path, web: FaultyHttp) -> None:
         ("stat", "http://169.254.169.254/metadata"): Code.DENIED,
         ("ls", "gopher://host/x"): Code.USAGE,
         ("put", "tree", "x", "--set", "no=such"): Code.USAGE,
+        ("put", "tree", "x", "--set", "APP_STORAGE_ACCOUNT_KEY=hunter2"): Code.USAGE,
         ("get", web.url("/x"), "tree/a.txt/x"): Code.NOT_FOUND,
         ("put", "tree/a.txt", "tree/sub"): Code.NOT_COMPLETE,
     }.items():
         told = tool("transfer", *arguments, code=code)
         assert told.stderr.startswith("tesazure: "), arguments
+        assert "hunter2" not in told.stderr
+        assert "_KEY=" not in str(arguments) or "set APP_STORAGE_ACCOUNT_KEY in" in told.stderr
     assert not (tool.here / "x").exists()
 
 
@@ -229,6 +235,23 @@ def test_secrets_are_not_shown(tool: Tool, web: FaultyHttp) -> None:
         tool("transfer", "ls", gone, code=Code.NOT_FOUND),
     ):
         assert "hunter" not in done.stdout + done.stderr
+
+
+def test_a_drs_server_leads_to_allowed_files_only(tool: Tool, tmp_path: Path) -> None:
+    """Whoever calls may read any file of their own; the server that they ask may not choose one."""
+    certificate = certificates.make(tmp_path, "127.0.0.1")
+    file = tool.here / "file"
+    file.write_bytes(b"content")
+    access = {"type": "file", "access_url": {"url": file.as_uri()}}
+    with DrsServer("", certificate) as server:
+        server.objects["object"] = {"id": "object", "checksums": [], "access_methods": [access]}
+        arguments = ("transfer", "get", server.url("object"), "got")
+        trusted = ("--set", f"ca_bundle={certificate.authority}")
+        told = tool(*arguments, *trusted, code=Code.DENIED)
+        assert "ALLOW_DIR" in told.stderr
+        assert not (tool.here / "got").exists()
+        tool(*arguments, *trusted, "--set", f"allow_dir={tool.here}")
+    assert (tool.here / "got").read_bytes() == b"content"
 
 
 @pytest.mark.parametrize(
@@ -314,3 +337,147 @@ def test_help_says_how_a_plan_looks() -> None:
         [*PROGRAM, "transfer", "run", "--help"], check=True, capture_output=True, text=True
     )
     assert '{"downloads": [' in done.stdout
+
+
+def test_events_go_to_a_file_beside_a_bar(tool: Tool, web: FaultyHttp) -> None:
+    """Standard error alone is a terminal."""
+    ours, theirs = pty.openpty()
+    with (tool.here / "events").open("wb") as target:
+        subprocess.run(
+            [*PROGRAM, "transfer", "get", web.add("/x", b"x"), "got"],
+            stdout=target,
+            stderr=theirs,
+            cwd=tool.here,
+            env={**os.environ, "TERM": "xterm-256color"},
+            check=True,
+            timeout=60,
+        )
+    os.close(theirs)
+    os.close(ours)
+    told = [json.loads(line) for line in (tool.here / "events").read_text().splitlines()]
+    assert [event["event"] for event in told] == ["started", "done", "finished"]
+
+
+@pytest.mark.parametrize("verb", [["ls", "tree"], ["stat", "tree"], ["get", "tree", "new"]])
+def test_a_full_standard_output_is_said(tool: Tool, tree: Path, verb: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*PROGRAM, "transfer", *verb],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tool.here,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == Code.FULL
+    assert done.stderr == "tesazure: standard output: No space left on device\n"
+
+
+# -- arguments and names that are odd -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["get", "", "x"], "is empty"),
+        (["get", "tree", ""], "is empty"),
+        (["put", "tree", ""], "is empty"),
+        (["put", "tree", "", "x"], "is empty"),
+        (["ls", ""], "is empty"),
+        (["stat", ""], "is empty"),
+        (["get", "tree", "az://runs/7"], "PATH is on this machine; use put"),
+        (["put", "az://runs/7", "tree"], "PATH is on this machine; use get"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    tool: Tool, tree: Path, arguments: list[str], said: str
+) -> None:
+    told = tool("transfer", *arguments, code=Code.USAGE)
+    assert said in told.stderr
+    assert sorted(tool.here.iterdir()) == [tree]
+
+
+def test_a_bad_item_does_not_stop_a_plan(tool: Tool, tree: Path, web: FaultyHttp) -> None:
+    """What a URL's text alone tells, credentials' included."""
+    bad = ["sftp://[x/y", "https://acct.blob.core.windows.net/c/../x", "drs://[x/y", "gopher://h/x"]
+    items = [{"url": url, "path": f"bad{n}"} for n, url in enumerate(bad)]
+    plan = {"downloads": [*items, {"url": web.add("/one", b"1"), "path": "one"}]}
+    done = tool("transfer", "run", "-", stdin=json.dumps(plan), code=Code.USAGE)
+    assert (tool.here / "one").read_bytes() == b"1"
+    assert kinds(done) == ["started", *["failed"] * 4, "done", "finished"]
+    assert events(done)[-1].items() >= {"files": 1, "failures": 4}.items()
+    for verb in (["ls", bad[0]], ["stat", bad[1]]):
+        tool("transfer", *verb, code=Code.USAGE)
+
+
+def test_credentials_of_no_use_fail_what_needs_them(tool: Tool, web: FaultyHttp) -> None:
+    key = {"type": "service_account", "client_email": "me@example.org", "private_key": "none"}
+    (tool.here / "key.json").write_text(json.dumps(key | {"token_uri": "https://h.invalid/"}))
+    plan = {
+        "downloads": [
+            {"url": "gs://b/x", "path": "x"},
+            {"url": web.add("/one", b"1"), "path": "one"},
+        ]
+    }
+    wrong = ("--set", "gcs_credentials_file=key.json")
+    done = tool("transfer", "run", "-", *wrong, stdin=json.dumps(plan), code=Code.NOT_COMPLETE)
+    assert kinds(done) == ["started", "failed", "done", "finished"]
+    assert events(done)[-1].items() >= {"files": 1, "failures": 1}.items()
+
+
+def test_devices_and_pipes_are_not_replaced(tool: Tool, tree: Path) -> None:
+    os.mkfifo(tool.here / "pipe")
+    (tool.here / "output").symlink_to("/dev/null")
+    (tool.here / "link").symlink_to(tree / "sub/deeper/x.bin")
+    for name, said in {"pipe": "is a named pipe", "output": "is a device"}.items():
+        told = tool("transfer", "get", "tree/a.txt", name, code=Code.NOT_COMPLETE)
+        assert said in told.stderr
+    assert (tool.here / "pipe").is_fifo()
+    assert (tool.here / "output").is_char_device()
+    tool("transfer", "get", "tree/a.txt", "link")
+    assert not (tool.here / "link").is_symlink()
+    assert (tool.here / "link").read_bytes() == (tree / "a.txt").read_bytes()
+
+
+def test_a_pattern_meets_only_what_it_can_match(tool: Tool, tree: Path) -> None:
+    """A pipe that no pattern names, and a link that leads nowhere, are no concern."""
+    os.mkfifo(tree / "sub/pipe")
+    os.mkfifo(tree / "other")
+    (tree / "nowhere").symlink_to("gone")
+    tool("transfer", "get", "tree/*.txt", "got")
+    tool("transfer", "get", f"{tree.as_uri()}/*/d*", "deep")
+    assert set(contents(tool.here / "got")) == {"a.txt"}
+    assert set(contents(tool.here / "deep")) == {"sub/deeper/x.bin"}
+    assert "named pipe" in tool("transfer", "ls", "tree/s*", code=Code.NOT_COMPLETE).stderr
+
+
+def test_names_are_shown_safely(tool: Tool, web: FaultyHttp) -> None:
+    """Bytes that are no text, and what a terminal would obey."""
+    top = tool.here / "odd"
+    top.mkdir()
+    (top / "red\x1b[31m").touch()
+    (top / os.fsdecode(b"caf\xe9")).touch()
+    shown = {"red\\x1b[31m", "caf\ufffd"}
+    lines = tool("transfer", "ls", "odd").stdout.splitlines()
+    assert {line.split("\t")[1] for line in lines} == shown
+    as_json = tool("transfer", "ls", "odd", "--json").stdout.splitlines()
+    assert {json.loads(line)["path"] for line in as_json} == shown
+    terminal = tool.on_terminal("transfer", "ls", "odd")
+    assert all(name in terminal for name in shown)
+    assert "\x1b" not in tool("transfer", "get", "odd", "copy").stdout + terminal
+    missing = os.fsdecode(b"caf\xe9") + "/x"
+    (tool.here / os.fsdecode(b"caf\xe9")).touch()
+    done = tool("transfer", "get", web.add("/y", b"y"), missing, code=Code.NOT_COMPLETE)
+    assert "caf\ufffd" in done.stdout
+
+
+def test_sigterm_ends_a_list(tool: Tool) -> None:
+    with FaultyHttp(rate=1, faults=("stall",), in_a_row=100, stall_s=60) as web:
+        url = web.add("/x", b"x")
+        with tool.start("transfer", "stat", url) as process:
+            assert web.asked.wait(30)
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=30)
+    assert process.returncode == Code.TERMINATED
+    assert err == "tesazure: terminated\n"

@@ -13,8 +13,11 @@ import datetime as dt
 import email.utils
 import hashlib
 import itertools
+import json
 import re
+import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,12 +28,15 @@ from xml.sax.saxutils import escape
 from tesazure.access import Endpoints
 from tests.services import azure_sas
 from tests.services.azure_sas import Refusal
+from tests.services.certificates import Certificate
+from tests.services.token_issuer import TENANT
 
 ACCOUNT = "tesazurefiles"
 KEY = base64.b64encode(hashlib.sha512(b"another key for tests").digest()).decode()
 MOST_PER_RANGE = 4 * 2**20
 _CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_TIMES = ("Start", "Expiry")
 _NUMBERS = itertools.count(1)
 
 
@@ -59,16 +65,24 @@ class AzureFilesServer:
     """One account, on loopback, as a context manager.
 
     `lose` names operations whose next answer is lost after they were done. `requests` are all
-    requests as (operation, path).
+    requests as (operation, path). With a `certificate` it speaks https, and gives a user delegation
+    key to bearers of a token; `keys_given` counts how often.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Certificate | None = None) -> None:
+        self.scheme = "https" if certificate else "http"
+        self.delegation_key = ""
+        self.keys_given = 0
         self.shares: dict[str, Directory] = {}
         self.requests: list[tuple[str, str]] = []
         self.lose: set[str] = set()
         self.lock = threading.RLock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.owner = self
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate.certificate, certificate.key)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
     def __enter__(self) -> Self:
@@ -83,7 +97,7 @@ class AzureFilesServer:
     @property
     def endpoint(self) -> str:
         """URL of the account's Files service."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/{ACCOUNT}"
+        return f"{self.scheme}://127.0.0.1:{self._server.server_address[1]}/{ACCOUNT}"
 
     @property
     def endpoints(self) -> Endpoints:
@@ -182,6 +196,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Make or change something."""
         self._serve()
 
+    def do_POST(self) -> None:
+        """Get User Delegation Key."""
+        self._serve()
+
     def do_DELETE(self) -> None:
         """Delete something."""
         self._serve()
@@ -202,6 +220,9 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         self.query = dict(parse_qsl(parts.query, keep_blank_values=True))
         key = (self.command, self.query.get("restype", ""), self.query.get("comp", ""))
+        if key == ("POST", "service", "userdelegationkey"):
+            self._answer(200, {"Content-Type": "application/xml"}, self._delegation_key())
+            return
         operation, needs = self.operations.get(key, ("", ""))
         if not operation:
             raise Refusal(400, "InvalidQueryParameterValue", "The operation is not known here.")
@@ -231,14 +252,48 @@ class _Handler(BaseHTTPRequestHandler):
             query,
             account=ACCOUNT,
             key=KEY,
+            delegation_key=self.server.owner.delegation_key,
             share=share,
             path=place,
             needs=needs,
-            scheme="http",
+            scheme=self.server.owner.scheme,
         )
         if share not in self.server.owner.shares:
             raise Refusal(404, "ShareNotFound", "The specified share does not exist.")
         return share, place
+
+    def _delegation_key(self) -> bytes:
+        """The answer with the key, to who has a token for storage that is still good."""
+        kind, _, token = self.headers.get("Authorization", "").partition(" ")
+        try:
+            claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+        except (IndexError, ValueError):
+            claims = {}
+        is_good = (claims.get("aud"), claims.get("tid")) == ("https://storage.azure.com", TENANT)
+        if kind != "Bearer" or not is_good or claims["exp"] < time.time():
+            raise Refusal(401, "InvalidAuthenticationInfo", "Authentication information is wrong.")
+        asked = {
+            name: re.search(f"<{name}>([^<]+)</{name}>", self.body.decode()) for name in _TIMES
+        }
+        start, expiry = (found[1] if found else "" for found in asked.values())
+        lasts = dt.datetime.fromisoformat(expiry) - dt.datetime.now(dt.UTC)
+        if lasts > dt.timedelta(days=7):
+            raise Refusal(400, "InvalidXmlNodeValue", "The expiry is too far away.")
+        owner = self.server.owner
+        owner.keys_given += 1
+        owner.delegation_key = KEY[::-1].replace("=", "A")
+        fields = {
+            "SignedOid": claims["oid"],
+            "SignedTid": TENANT,
+            "SignedStart": start,
+            "SignedExpiry": expiry,
+            "SignedService": "f",
+            "SignedVersion": self._header("x-ms-version"),
+            "Value": owner.delegation_key,
+        }
+        inside = "".join(f"<{name}>{value}</{name}>" for name, value in fields.items())
+        text = f'<?xml version="1.0" encoding="utf-8"?><UserDelegationKey>{inside}'
+        return f"{text}</UserDelegationKey>".encode()
 
     def _header(self, name: str) -> str:
         value: str | None = self.headers.get(name)

@@ -1,7 +1,7 @@
 """Checks SAS tokens of Azure Files as Azure does: by computing their signatures anew.
 
-Sources: "Create a service SAS", "Create an account SAS" (Microsoft). Stored access policies and
-user delegation are not known here, and refused.
+Sources: "Create a service SAS", "Create an account SAS", "Create a user delegation SAS"
+(Microsoft). Stored access policies are not known here, and refused.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ _FAILED = (
     " formed correctly including the signature."
 )
 _SERVICE = ("si", "sip", "spr", "sv", "rscc", "rscd", "rsce", "rscl", "rsct")
+_DELEGATED = ("skoid", "sktid", "skt", "ske", "sks", "skv", "skdutid", "sduoid", "sip", "spr", "sv")
+_OVERRIDES = ("rscc", "rscd", "rsce", "rscl", "rsct")
 _ACCOUNT = ("sp", "ss", "srt", "st", "se", "sip", "spr", "sv", "ses")
 
 
@@ -37,13 +39,15 @@ def check(
     *,
     account: str,
     key: str,
+    delegation_key: str = "",
     share: str,
     path: str,
     needs: str,
     scheme: str,
 ) -> None:
     """Raises Refusal unless the query holds a SAS for `path` of `share` that permits one of
-    `needs`, letters of `sp`."""
+    `needs`, letters of `sp`. `delegation_key`: the value of the user delegation key that was given
+    out, if one was."""
     if "sig" not in query:
         raise Refusal(
             401,
@@ -60,7 +64,13 @@ def check(
         elif query.get("sr") != "s":
             raise Refusal(403, "AuthenticationFailed", _FAILED, "sr is mandatory: s or f")
         times = [query.get(name, "") for name in ("sp", "st", "se")]
-        signed = [*times, resource, *(query.get(name, "") for name in _SERVICE)]
+        names = (*_DELEGATED, *_OVERRIDES) if "skoid" in query else _SERVICE
+        signed = [*times, resource, *(query.get(name, "") for name in names)]
+        if "skoid" in query:
+            key = delegation_key
+            early = query["sv"] < "2026-02-06"
+            if not key or early or query.get("se", "") > query.get("ske", ""):
+                raise Refusal(403, "AuthenticationFailed", _FAILED, "No such delegation.")
     right = hmac.new(base64.b64decode(key), "\n".join(signed).encode(), hashlib.sha256).digest()
     given = query["sig"].encode()
     if not hmac.compare_digest(base64.b64encode(right), given):

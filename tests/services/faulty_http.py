@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 FAULTS = (
     "reset",
     "cut",
+    "cut_small",
     "cut_chunked",
     "stall",
     "delay",
@@ -37,8 +38,12 @@ FAULTS = (
     "wrong_range",
     "change",
     "change_but_206",
+    "other_etag",
+    "limit_connections",
 )
-"""What can go wrong with a GET."""
+"""What can go wrong with a GET. `other_etag`: another machine answers, which has the same object
+under another version. `limit_connections`: refused because another request for the object is
+under way."""
 
 PUT_FAULTS = (
     "reset",
@@ -81,7 +86,8 @@ class FaultyHttp:
     a GET carries Repr-Digest, without which no client can notice a wrong Content-Length. What was
     done wrong is counted in `done`, what was asked for is kept in `requests` as (method, path,
     headers). `answers` are functions for special paths. `stall_s` is the longest that a stalled
-    response is held.
+    response is held. `limit`: GETs served at once, beyond which they get a 503 and are counted
+    in `refused`; 0: any number. With `wrong_checksum`, Repr-Digest is of something else, always.
     """
 
     def __init__(
@@ -93,21 +99,27 @@ class FaultyHttp:
         put_faults: tuple[str, ...] = PUT_FAULTS,
         in_a_row: int = 4,
         stall_s: float = 10,
+        limit: int = 0,
+        wrong_checksum: bool = False,
     ) -> None:
         self.rate = rate
         self.faults = faults
         self.put_faults = put_faults
         self.in_a_row = in_a_row
         self.stall_s = stall_s
+        self.limit = limit
+        self.wrong_checksum = wrong_checksum
         self.seed = seed
         self.objects: dict[str, Served] = {}
         self.answers: dict[str, Callable[[Handler], None]] = {}
         self.done: Counter[str] = Counter()
+        self.refused = 0
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.asked = threading.Event()
         self.lock = threading.Lock()
         self.closing = threading.Event()
         self.in_a_row_of: Counter[str] = Counter()
+        self.under_way: Counter[str] = Counter()
         self._randoms: dict[str, random.Random] = {}
         self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.owner = self
@@ -156,6 +168,8 @@ class FaultyHttp:
             fault = chance.choice(faults) if chance.random() < self.rate else ""
             if fault in ("wrong_range", "change_but_206") and not ranged:
                 fault = "cut"
+            if fault == "limit_connections" and self.under_way[path] < 2:
+                fault = "cut_small"
             if self.in_a_row_of[path] >= self.in_a_row:
                 fault = ""
             self.in_a_row_of[path] = self.in_a_row_of[path] + 1 if fault else 0
@@ -188,7 +202,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer, in one of the ways that are wrong when it is time for one."""
-        self._answer()
+        owner = self.server.owner
+        path = unquote(urlsplit(self.path).path)
+        with owner.lock:
+            owner.under_way[path] += 1
+            is_refused = 0 < owner.limit < owner.under_way.total()
+            owner.refused += is_refused
+        try:
+            if is_refused:
+                self.send_plain(503)
+            else:
+                self._answer()
+        finally:
+            with owner.lock:
+                owner.under_way[path] -= 1
 
     def do_PUT(self) -> None:
         """Take an object, or fail to."""
@@ -261,23 +288,28 @@ class Handler(BaseHTTPRequestHandler):
         if fault.startswith("status_"):
             self.send_plain(int(fault.removeprefix("status_")), {"Retry-After": "3600"})
             return
+        if fault == "limit_connections":
+            self.send_plain(503)
+            return
         if fault == "reset":
             self.break_off()
             return
-        asked = self._range(served)
+        etag = '"other"' if fault == "other_etag" else served.etag
+        asked = self._range(etag)
         if fault == "change_but_206":
             self._change(path, served)
-        elif self.headers.get("If-Match", served.etag) != served.etag:
+            etag = served.etag
+        elif self.headers.get("If-Match", etag) != etag:
             self.send_plain(412)
             return
-        self._send_object(path, served, asked, fault)
+        self._send_object(path, served, etag, asked, fault)
         if fault == "change":
             self._change(path, served)
 
-    def _range(self, served: Served) -> tuple[int, int | None] | None:
+    def _range(self, etag: str) -> tuple[int, int | None] | None:
         """The first byte asked for and the last, None for the whole object (RFC 9110, 13.1.5)."""
         found = _RANGE.fullmatch(self.headers.get("Range", ""))
-        if not found or self.headers.get("If-Range", served.etag) != served.etag:
+        if not found or self.headers.get("If-Range", etag) != etag:
             return None
         return int(found[1]), (int(found[2]) if found[2] else None)
 
@@ -289,7 +321,12 @@ class Handler(BaseHTTPRequestHandler):
             served.version += 1
 
     def _send_object(
-        self, path: str, served: Served, asked: tuple[int, int | None] | None, fault: str
+        self,
+        path: str,
+        served: Served,
+        etag: str,
+        asked: tuple[int, int | None] | None,
+        fault: str,
     ) -> None:
         content = served.content
         chance = self.server.owner.random_of(path)
@@ -310,8 +347,9 @@ class Handler(BaseHTTPRequestHandler):
         if start is not None:
             total = len(content) - len(body) + announced
             self.send_header("Content-Range", f"bytes {start}-{start + announced - 1}/{total}")
-        self.send_header("ETag", served.etag)
-        checksum = base64.b64encode(hashlib.sha256(content).digest()).decode()
+        self.send_header("ETag", etag)
+        wrong = b"!" if self.server.owner.wrong_checksum else b""
+        checksum = base64.b64encode(hashlib.sha256(content + wrong).digest()).decode()
         self.send_header("Repr-Digest", f"sha-256=:{checksum}:")
         if fault == "cut_chunked":
             self.send_header("Transfer-Encoding", "chunked")
@@ -323,7 +361,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send_body(self, body: bytes, fault: str, chance: random.Random) -> None:
         part = body[: chance.randrange(len(body) + 1)]
-        if fault in ("cut", "change", "change_but_206"):
+        if fault == "cut_small":
+            part = body[: min(chance.randrange(100), len(body) - 1)]
+        if fault in ("cut", "cut_small", "change", "change_but_206"):
             self.write(part)
             self.break_off()
         elif fault == "cut_chunked":

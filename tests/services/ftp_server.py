@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +22,9 @@ class FtpServer:
 
     `cuts`: how many bytes each of the next data connections carries before everything is cut off.
     `stalled` transfers send nothing until it is cleared. `without` are commands the server does not
-    know. `replaces`: whether a rename may replace a file (IIS refuses that). `said` is every
+    know. `replaces`: whether a rename may replace a file (IIS refuses that). `answer` may answer a
+    command instead of the server, or have the connection closed with "". `lost` are commands (STOR,
+    RNTO) that are done, each once, but for whose answer the connection is closed. `said` is every
     command that came, passwords left out.
     """
 
@@ -37,6 +39,8 @@ class FtpServer:
         self.root = root
         self.cuts: list[int] = []
         self.stalled = False
+        self.answer: Callable[[str], str | None] = lambda _: None
+        self.lost: list[str] = []
         self.said: list[str] = []
         self.logins = 0
         self.sent = 0
@@ -101,6 +105,13 @@ class _Data(DTPHandler):  # type: ignore[misc]
         self._spend(len(data))
         return data
 
+    def handle_close(self) -> None:
+        if self.receive and "STOR" in self.owner.lost:
+            self.owner.lost.remove("STOR")
+            self.cmd_channel.close()
+        else:
+            super().handle_close()
+
     def _spend(self, size: int) -> None:
         if self.left is not None:
             self.left -= size
@@ -120,12 +131,22 @@ class _Control(FTPHandler):  # type: ignore[misc]
         self.owner.logins += 1
 
     def pre_process_command(self, line: str, cmd: str, arg: str) -> None:
+        answer = self.owner.answer(line)
         self.owner.said.append(line if cmd != "PASS" else cmd)
-        super().pre_process_command(line, cmd, arg)
+        if answer:
+            self.respond(answer)
+        elif answer == "":
+            self.close()
+        else:
+            super().pre_process_command(line, cmd, arg)
 
     def ftp_RNTO(self, path: str) -> None:  # noqa: N802 - the base's name
         if not self.owner.replaces and self.fs.lexists(path):
             self._rnfr = None
             self.respond("550 Cannot create a file when that file already exists.")
+        elif "RNTO" in self.owner.lost:
+            self.owner.lost.remove("RNTO")
+            self.fs.rename(self._rnfr, path)
+            self.close()
         else:
             super().ftp_RNTO(path)

@@ -16,6 +16,7 @@ from typing import TypeVar
 from tests.services import base
 from tests.services.azurite import Azurite, AzuriteTls
 from tests.services.docker_engine import DockerEngine
+from tests.services.nginx import Nginx
 from tests.services.podman_service import PodmanService
 from tests.services.postgresql import PostgreSQL
 from tests.services.s3_server import S3Server
@@ -27,6 +28,7 @@ SHARED: tuple[type[base.Service], ...] = (
     Azurite,
     AzuriteTls,
     DockerEngine,
+    Nginx,
     PodmanService,
     PostgreSQL,
     S3Server,

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Literal, Self
 
@@ -19,11 +20,12 @@ PASSWORD = "ann's p@ss/word"
 
 class PasswordServer:
     """Serves the directory `root` as `/` on loopback, as a context manager. `tries` counts logins
-    that were refused."""
+    that were refused. `refuse` may refuse renames with a status, told both paths."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.tries = 0
+        self.refuse: Callable[[str, str], int | None] = lambda *_: None
         self._key = paramiko.ECDSAKey.generate()
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._server.getsockname()[1]
@@ -41,6 +43,10 @@ class PasswordServer:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Close all connections."""
         for transport in self._transports:
             transport.close()
 
@@ -53,7 +59,7 @@ class PasswordServer:
             transport = paramiko.Transport(client)
             self._transports.append(transport)
             transport.add_server_key(self._key)
-            transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Files, self.root)
+            transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Files, self)
             with contextlib.suppress(paramiko.SSHException, EOFError):
                 transport.start_server(server=_Door(self), event=threading.Event())
 
@@ -76,9 +82,10 @@ class _Door(paramiko.ServerInterface):
 
 
 class _Files(paramiko.SFTPServerInterface):
-    def __init__(self, server: paramiko.ServerInterface, root: Path) -> None:
+    def __init__(self, server: paramiko.ServerInterface, owner: PasswordServer) -> None:
         super().__init__(server)
-        self._root = root
+        self._owner = owner
+        self._root = owner.root
 
     def stat(self, path: str) -> paramiko.SFTPAttributes | int:
         try:
@@ -108,6 +115,9 @@ class _Files(paramiko.SFTPServerInterface):
 
     def rename(self, oldpath: str, newpath: str) -> int:
         """As version 3 has it: not over what is there."""
+        refused = self._owner.refuse(oldpath, newpath)
+        if refused is not None:
+            return refused
         if self._place(newpath).exists():
             return SFTP_FAILURE
         self._place(oldpath).rename(self._place(newpath))

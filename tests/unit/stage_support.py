@@ -10,8 +10,9 @@ from tesazure.access import Access
 from tesazure.model import Executor, FileType, Input, Output, Task
 from tesazure.plan import SHARED_GLOBAL, Defaults, Plan, make_plan
 from tesazure.runner.engines.base import Mount
-from tesazure.runner.stage import Calls, stage_in, stage_out
+from tesazure.runner.stage import Calls, Systems, stage_in, stage_out
 from tesazure.runner.tree import Tree, prepare
+from tesazure.storage.base import Storage
 from tesazure.storage.registry import Storages
 
 
@@ -21,6 +22,15 @@ def plan_of(inputs: list[Input] | None = None, outputs: list[Output] | None = No
         executors=[Executor(image="i", command=["c"])], inputs=inputs or [], outputs=outputs or []
     )
     return make_plan("t", task, Defaults(1, 1, 1, 0), [])
+
+
+class One(msgspec.Struct):
+    """Systems of which there is one."""
+
+    system: Storage
+
+    def for_url(self, url: str) -> Storage:
+        return self.system
 
 
 class Attempt:
@@ -35,6 +45,7 @@ class Attempt:
         self.common.mkdir()
         self.tree = Tree(self.root, (Mount(self.common, SHARED_GLOBAL),))
         self.storages = Storages([self.data])
+        self.systems: Systems = self.storages
         self.access = Access()
         self.calls = Calls(self.say, self.type, self.upload)
         self.said: list[tuple[str, str]] = []
@@ -46,7 +57,7 @@ class Attempt:
         plan = plan_of(list(inputs))
         prepare(self.tree, plan)
         try:
-            stage_in(plan, self.access, self.tree, self.storages, self.calls)
+            stage_in(plan, self.access, self.tree, self.systems, self.calls)
         finally:
             self.storages.close()
 
@@ -57,7 +68,7 @@ class Attempt:
             for i, upload in enumerate(plan.uploads):
                 plan.uploads[i] = msgspec.structs.replace(upload, required=False)
         self.root.mkdir(exist_ok=True)
-        stage_out(plan, self.access, self.tree, self.storages, self.calls, succeeded=succeeded)
+        stage_out(plan, self.access, self.tree, self.systems, self.calls, succeeded=succeeded)
 
     def say(self, level: str, message: str) -> None:
         self.said.append((level, message))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from tesazure.access import Endpoints
 from tesazure.errors import PermissionDenied, StorageError, StorageNotFound
 from tesazure.storage.azure_answers import accept
 from tesazure.storage.azure_urls import BlobUrl
-from tesazure.storage.blob import block_size
+from tesazure.storage.blob import BlobStorage, block_size
 from tesazure.storage.parts import PART
+from tesazure.storage.transport import Transport
 from tesazure.storage.wire import Answer
+from tests.services.faulty_http import FaultyHttp, Handler
 
 URL = "https://acc.blob.core.windows.net/con/blob"
 FAILED = (
@@ -107,3 +111,19 @@ def test_blocks_grow_with_the_blob() -> None:
     assert block_size(largest) == 4000 * 2**20
     with pytest.raises(StorageError, match="more than a blob can hold"):
         block_size(largest + 1)
+
+
+def test_a_list_without_end_is_given_up() -> None:
+    with FaultyHttp() as server, contextlib.closing(Transport()) as transport:
+
+        def endless(handler: Handler) -> None:
+            handler.send_response(200)
+            handler.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    handler.wfile.write(b"<Blob>" * 2**16)
+
+        server.answers["/acc/con"] = endless
+        storage = BlobStorage(transport, Endpoints(blob=server.url("/acc")))
+        with pytest.raises(StorageError, match="longer than any list of Azure's"):
+            list(storage.list("az://con/"))

@@ -27,6 +27,11 @@ BLOBS = [
     ),
     ("https://ACC.Blob.Core.Windows.Net:443/con/A", NONE, (ACC, "acc", "con", "A", "")),
     ("https://user:pw@acc.blob.core.windows.net/con/a", NONE, (ACC, "acc", "con", "a", "")),
+    *(
+        (f"{host}/con/a", NONE, (host, "acc", "con", "a", ""))
+        for more in ("-internetrouting", ".z12", ".privatelink")
+        for host in (f"https://acc{more}.blob.core.windows.net",)
+    ),
     (f"{ACC}/con", NONE, (ACC, "acc", "con", "", "")),
     (f"{ACC}/$root/a%20b%2Fc%25.txt", NONE, (ACC, "acc", "$root", "a b/c%.txt", "")),
     (f"{ACC}/con//a//b", NONE, (ACC, "acc", "con", "/a//b", "")),
@@ -90,14 +95,37 @@ WRONG: list[tuple[type[AzureUrl], str, Endpoints, str]] = [
     (BlobUrl, "az://con/a", NONE, "the configured storage account, and there is none"),
     (BlobUrl, "https://example.org/con/a", NONE, "not a URL of Azure Blob Storage"),
     (BlobUrl, "https://blob.core.windows.net.example.org/con/a", NONE, "not a URL of Azure Blob"),
-    (BlobUrl, "https://.blob.core.windows.net/con/a", NONE, "not a URL of Azure Blob"),
+    (BlobUrl, "https://.blob.core.windows.net/con/a", NONE, "not a URL of a storage account"),
+    *(
+        (BlobUrl, f"https://{host}.blob.core.windows.net/con/a", NONE, "a")
+        for host in (
+            *(
+                "evil.example\\",
+                "evil.example%2f",
+                "evil.example;",
+                "evil.example ",
+                "evil\0",
+                "e\tx",
+            ),
+            *(
+                "evil.example\uff0f",
+                "evil.example\u2044",
+                "evil\u3002",
+                "acct_",
+                "-acct",
+                "ab",
+                "a" * 25,
+            ),
+            *("acct..x", "acct.-x", "evil.example:80\\", "acct.x_y"),
+        )
+    ),
     (BlobUrl, "http://127.0.0.1:10000/account2/con/a", EMULATOR, "not a URL of Azure Blob"),
     (BlobUrl, "http://127.0.0.1:10001/account/con/a", EMULATOR, "not a URL of Azure Blob"),
     (FileUrl, f"{ACC}/share/a", NONE, "not a URL of Azure Files"),
     (FileUrl, "az://share/a", EMULATOR, "az:// URLs are for blobs"),
-    (FileUrl, "https://a.file.core.windows.net/share/a%3Ab", NONE, "':' cannot be in a name"),
-    (FileUrl, f"https://a.file.core.windows.net/share/{'n' * 256}", NONE, "at most 255"),
-    (FileUrl, "https://a.file.core.windows.net/$root/a", NONE, "of a share"),
+    (FileUrl, "https://acc.file.core.windows.net/share/a%3Ab", NONE, "':' cannot be in a name"),
+    (FileUrl, f"https://acc.file.core.windows.net/share/{'n' * 256}", NONE, "at most 255"),
+    (FileUrl, "https://acc.file.core.windows.net/$root/a", NONE, "of a share"),
 ]
 
 

@@ -130,7 +130,8 @@ def test_a_container_as_a_whole_needs_rights_on_it_whatever_its_type() -> None:
     ("limit_s", "hours", "expiry"),
     [
         (3600, 168, "2026-03-02T01:00:00Z"),  # an hour, and twelve for transfers
-        (30 * 86400, 168, "2026-04-01T00:00:00Z"),  # an account key may sign for longer
+        (30 * 86400, 168, "2026-03-08T12:00:00Z"),  # for a week at most
+        (3600, 1.5, "2026-03-01T13:30:00Z"),
         (0, 168, "2026-03-08T12:00:00Z"),
         (0, 1.5, "2026-03-01T13:30:00Z"),
     ],
@@ -183,6 +184,13 @@ def test_the_key_signs_for_its_own_account_only(url: str) -> None:
 def test_other_parameters_stay() -> None:
     url = one(FileType.FILE, f"{HOST}/data/x?versionid=2026-01-01")
     assert fields(url)["versionid"] == "2026-01-01"
+
+
+def test_parameters_of_the_client_are_not_signed_for() -> None:
+    asked = "comp=list&restype=container&prefix=x&sig=&se=2099-01-01&snapshot=a%26comp=list"
+    found = fields(one(FileType.FILE, f"{HOST}/data/x?{asked}"))
+    assert found.pop("snapshot") == "a&comp=list"
+    assert found == fields(one(FileType.FILE, f"{HOST}/data/x"))
 
 
 def test_what_the_client_sent_is_used_as_it_is() -> None:
@@ -243,6 +251,9 @@ def test_an_sftp_key_goes_with_sftp_urls(tmp_path: Any) -> None:
     file.write_bytes(private_key())
     given = {"sftp_key_file": file}
     assert access(plan_of(("sftp://h/x", None)), **given).sftp_key == file.read_text()
+    assert access(plan_of(("sftp://me:***@h/x", None)), **given) == Access()
+    both = plan_of(("sftp://me:***@h/x", None), ("sftp://me@h/x", None))
+    assert access(both, **given).sftp_key == file.read_text()
     assert access(plan_of(("ftp://h/x", None)), **given) == Access()
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -57,10 +61,10 @@ class Node:
         return content
 
     def downloads(self, path: str) -> int:
-        """How often an object was asked for with its content."""
+        """How often an object was asked for with its content, of which a byte is but a proof."""
         return sum(
-            method == "GET" and urlsplit(asked).path == path
-            for method, asked, _ in self.server.requests
+            method == "GET" and urlsplit(asked).path == path and headers["Range"] != "bytes=0-0"
+            for method, asked, headers in self.server.requests
         )
 
     def entries(self) -> list[Path]:
@@ -106,6 +110,73 @@ def test_a_changed_object_is_downloaded_anew(node: Node) -> None:
     node.server.add("/reads", b"2" * SIZE)
     assert node.get(url) == b"2" * SIZE
     assert node.downloads("/reads") == 2
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_kept"),
+    [
+        ({"ETag": '"1"'}, True),
+        ({"ETag": 'W/"1"'}, False),
+        ({"ETag": 'W/"1"', "Last-Modified": "long ago"}, False),
+        ({"Last-Modified": "long ago"}, True),
+        ({"Last-Modified": "now"}, False),
+        ({"Last-Modified": "some day"}, False),
+        ({"ETag": '"of-the-second"', "Last-Modified": "now"}, False),
+        ({"ETag": 'W/"1"', "Repr-Digest": "the right one"}, True),
+    ],
+)
+def test_a_version_must_tell_contents_apart(
+    node: Node, headers: dict[str, str], is_kept: bool
+) -> None:
+    """Another content of the same size within the same second has the same time."""
+    times = {"long ago": time.time() - 60, "now": time.time()}
+
+    def serve(handler: Handler) -> None:
+        content = contents[0]
+        digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
+        words = {name: formatdate(value, usegmt=True) for name, value in times.items()}
+        words["the right one"] = f"sha-256=:{digest}:"
+        told = {name: words.get(value, value) for name, value in headers.items()}
+        handler.send_response(200)
+        for name, value in {**told, "Content-Length": str(SIZE)}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        if handler.command == "GET":
+            handler.wfile.write(content)
+
+    contents = [b"1" * SIZE, b"2" * SIZE]
+    node.server.answers["/reads"] = serve
+    url = node.server.url("/reads")
+    assert node.get(url) == contents[0]
+    assert node.kept.exists() == is_kept
+    del contents[0]
+    if not is_kept or "Repr-Digest" in headers:
+        assert node.get(url) == contents[0]
+
+
+@pytest.fixture
+def small_cache(node: Node) -> Iterator[None]:
+    """The cache on a disk that has room for two objects and a half. Only root can mount one."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    node.kept.mkdir()
+    options = ["-o", f"size={SIZE * 5 // 2}"]
+    subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", node.kept], check=True)
+    yield
+    subprocess.run(["umount", "--lazy", node.kept], check=True)
+
+
+@pytest.mark.usefixtures("small_cache")
+def test_a_full_disk_takes_from_the_cache(node: Node) -> None:
+    """Whose bounds may be wider than what others have left on the disk."""
+    urls = [node.server.add(f"/{n}", bytes([n]) * SIZE) for n in range(3)]
+    for url in urls:
+        # Progress counts what came twice twice.
+        node.cache().get(node.storage, url, url, node.directory / "got", lambda _: None)
+    for url in urls[1:]:
+        node.get(url)
+    # The first of these two found the disk full.
+    assert [node.downloads(f"/{n}") for n in range(3)] == [1, 1, 2]
 
 
 def test_what_changes_meanwhile_is_not_kept(node: Node) -> None:
@@ -216,6 +287,29 @@ def test_who_may_not_read_gets_nothing(node: Node) -> None:
     texts = " ".join(place.read_text() for place in node.kept.glob("*/about.json"))
     assert "right" not in names + texts
     assert node.get(f"{plain}?sig=right") == content
+
+
+def test_who_may_only_ask_about_it_gets_nothing(node: Node) -> None:
+    """A signature for HEAD is none for GET."""
+    content = os.urandom(SIZE)
+
+    def guarded(handler: Handler) -> None:
+        signature = parse_qs(urlsplit(handler.path).query)["sig"][0]
+        if handler.command == "HEAD":
+            _head(handler, content)
+        elif signature != "get":
+            handler.send_plain(403)
+        else:
+            _head(handler, content)
+            handler.wfile.write(content)
+
+    node.server.answers["/reads"] = guarded
+    plain = node.server.url("/reads")
+    assert node.get(f"{plain}?sig=get") == content
+    with pytest.raises(PermissionDenied, match="403"):
+        node.get(f"{plain}?sig=head")
+    assert node.get(f"{plain}?sig=get") == content
+    assert node.downloads("/reads") == 2
 
 
 def test_secrets_that_may_say_what_is_meant_are_not_confused(node: Node) -> None:

@@ -85,6 +85,19 @@ def test_a_placed_attempt_is_submitted() -> None:
     assert decide(facts(State.INITIALIZING, handle=None), None, NOW, POLICY) == [Submit("k")]
 
 
+@pytest.mark.parametrize("state", [State.QUEUED, State.INITIALIZING])
+def test_an_attempt_that_gets_no_access_ends(state: State) -> None:
+    for number in range(1, POLICY.max_retries + 1):
+        waiting = facts(state, number=number, handle=None, ungranted="why")
+        [action] = decide(waiting, None, NOW, POLICY)
+        assert action == Retry("why", POLICY.retry_delay_s, Report())
+    last = facts(state, number=POLICY.max_retries + 1, handle=None, ungranted="why")
+    said = (f"why; given up after attempt {POLICY.max_retries + 1}",)
+    assert decide(last, None, NOW, POLICY) == [Advance(State.SYSTEM_ERROR, said=said)]
+    begun = facts(State.CANCELING, handle=None, ungranted="why")
+    assert decide(begun, None, NOW, POLICY) == [Reclaim("k")]
+
+
 def test_a_queued_task_without_a_live_attempt_waits_for_placement() -> None:
     assert decide(facts(State.QUEUED, attempt=False), None, NOW, POLICY) == []
     assert decide(facts(State.QUEUED, released=True), None, NOW, POLICY) == []

@@ -26,10 +26,18 @@ CASES = {
     "https://h/o?access_token=x&API+key=y&code=z&password=p&client-secret=q": "https://h/o"
     "?access_token=***&API+key=***&code=***&password=***&client-secret=***",
     "https://h/o#access_token=x": "https://h/o#access_token=***",
-    "https://me:p@ss:w@h:8/x?y=1": "https://me:***@h:8/x?y=1",
+    "https://me:p@ss:w@h:8/x?y=1": "https://***@h:8/x?y=1",
+    "https://h/o?tempauth=x&q-sign=y&md5=z&q-sign-time=1": "https://h/o"
+    "?tempauth=***&q-sign=***&md5=***&q-sign-time=1",
+    # Written wrong, and kept with an input that has content.
+    " https://me:p@h/x?sig=y": " https://***@h/x?sig=***",
+    "//me:p@h/x?sig=y": "//***@h/x?sig=***",
+    "h.org/x?sig=y": "h.org/x?sig=***",
+    "me:p@h/x?sig=y": "***@h/x?sig=***",
+    "\x01https://me:p@h/x": "\x01https://***@h/x",
     "ftp://me:pw@h/x": "ftp://me:***@h/x",
     "https://ghp_token@h/x": "https://***@h/x",
-    "https://ghp_token:x-oauth-basic@h/x": "https://***:x-oauth-basic@h/x",
+    "https://ghp_token:x-oauth-basic@h/x": "https://***@h/x",
     "az:c/p?sig=x": "az:c/p?sig=***",
 }
 
@@ -77,6 +85,19 @@ def test_a_task_is_stripped_of_its_secrets() -> None:
     assert of_field(whole, "inputs") == {1: urls[1]}
     assert of_field(whole, "outputs") == {0: "ftp://me:pass@h/"}
     assert cut(task) == {}
+
+
+def test_a_url_that_content_makes_needless_is_stripped_and_forgotten() -> None:
+    task = Task(
+        executors=[Executor(image="i", command=["c"])],
+        inputs=[Input(path="/i", url=f" {SIGNED}aaaaaa", content="text")],
+    )
+    assert cut(task) == {}
+    assert [item.url for item in task.inputs or []] == [f" {SIGNED}***"]
+
+
+def test_a_url_that_was_hidden_by_an_older_version_is_known() -> None:
+    assert is_hidden("https://me:***@h/x")
 
 
 def test_texts_are_censored() -> None:

@@ -92,6 +92,16 @@ def test_a_wrong_value_is_named_with_what_it_must_be(name: str, text: str, messa
     assert repr(text) in problem
 
 
+def test_a_wrong_value_of_the_command_line_is_named_as_it_came() -> None:
+    for values, name in (
+        ({"azure_identity": "managed"}, "--set APP_AZURE_IDENTITY: must be one of"),
+        ({"local_engine": "dokcer"}, "--engine: must be one of"),
+        ({"log_level": "INFO"}, "--log-level: must be one of"),
+    ):
+        (problem,) = problems({}, values)
+        assert problem.startswith(name)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

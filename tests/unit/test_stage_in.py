@@ -7,6 +7,8 @@ import signal
 import stat
 import threading
 import time
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,12 @@ from tesazure.errors import (
     UnsupportedUrl,
 )
 from tesazure.model import FileType, Input
+from tesazure.storage.base import Entry, Progress, Stat
+from tesazure.storage.file import FileStorage
 from tests.services.faulty_http import FaultyHttp, Handler
-from tests.unit.stage_support import Attempt, contents
+from tests.unit.stage_support import Attempt, One, contents
+
+MANY = 50_000
 
 
 @pytest.fixture
@@ -243,6 +249,62 @@ def test_a_failure_that_may_pass_says_so(attempt: Attempt) -> None:
     assert StorageUnavailable("x").retryable
     assert not StorageNotFound("x").retryable
     assert not StorageFull("x").retryable
+
+
+class _Together(FileStorage):
+    """Answers only when eight ask at once."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__([directory])
+        self._all = threading.Barrier(8)
+
+    def stat(self, url: str) -> Stat:
+        self._all.wait(10)
+        return super().stat(url)
+
+
+def test_systems_are_asked_about_several_inputs_at_once(attempt: Attempt) -> None:
+    """What takes them long is that they are far away."""
+    together = _Together(attempt.data)
+    attempt.systems = One(together)
+    for i in range(16):
+        (attempt.data / str(i)).write_text(str(i))
+    inputs = [Input(path=f"/in/{i}", url=f"{attempt.data}/{i}") for i in range(16)]
+    attempt.stage_in(*inputs)
+    assert contents(attempt.root / "in") == {str(i): str(i) for i in range(16)}
+    assert [index for _, index, _ in attempt.typed] == list(range(16))
+
+
+def test_the_first_that_cannot_be_asked_about_is_reported(attempt: Attempt) -> None:
+    (attempt.data / "there").write_text("x")
+    names = ["there", "there", *["missing"] * 40]
+    inputs = [Input(path=f"/in/{i}", url=f"{attempt.data}/{n}") for i, n in enumerate(names)]
+    for _ in range(10):
+        with pytest.raises(StorageNotFound, match=r"^inputs\[2\]"):
+            attempt.stage_in(*inputs)
+
+
+class _Long(FileStorage):
+    """Lists more than is there, and gives nothing of it."""
+
+    def list(self, url: str) -> Iterator[Entry]:
+        for n in range(MANY):
+            yield Entry(f"some/directory-{n // 1000}/sample_{n:08}.fastq.gz", 1)
+
+    def get(self, url: str, path: Path, progress: Progress | None = None) -> int:
+        raise StorageUnavailable("not now")
+
+
+def test_memory_grows_little_with_the_files_of_a_directory(attempt: Attempt) -> None:
+    """Bytes for each: its name, and not much more."""
+    attempt.systems = One(_Long([attempt.data]))
+    tracemalloc.start()
+    try:
+        with pytest.raises(StorageUnavailable):
+            attempt.stage_in(Input(path="/d", url=str(attempt.data), type=FileType.DIRECTORY))
+        assert tracemalloc.get_traced_memory()[1] / MANY < 400  # some of it once and for all
+    finally:
+        tracemalloc.stop()
 
 
 def assert_no_transfers() -> None:

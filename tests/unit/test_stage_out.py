@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tesazure.errors import PermissionDenied, StorageError, StorageNotFound
+from tesazure.errors import PermissionDenied, StorageError, StorageNotFound, StorageUnavailable
 from tesazure.model import FileType, Output
 from tesazure.runner.collect import collect
-from tests.unit.stage_support import Attempt
+from tesazure.storage.base import Progress
+from tesazure.storage.file import FileStorage
+from tests.unit.stage_support import Attempt, One
 
 
 @pytest.fixture
@@ -169,6 +173,77 @@ def test_the_same_destination_twice(attempt: Attempt) -> None:
     assert [path for _, path, _ in attempt.uploaded] == ["/out/b"]
 
 
+def test_two_matches_of_a_pattern_with_the_same_destination(attempt: Attempt) -> None:
+    """The directory `out` goes to the URL itself."""
+    attempt.write("/out/b", "in the directory")
+    attempt.write("/outb", "beside it")
+    attempt.write("/outc", "alone")
+    attempt.stage_out(Output(path="/out*", path_prefix="/out", url=f"{attempt.data}/to"))
+    assert attempt.arrived("to") == {"b": "beside it", "c": "alone"}
+    (warning,) = attempt.warnings()
+    assert "outputs[0] (/out/b) and outputs[0] (/outb) both go to" in warning
+    assert [path for _, path, _ in attempt.uploaded] == ["/outb", "/outc"]
+
+
+class _Together(FileStorage):
+    """Makes directories only when eight are asked for at once."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__([directory])
+        self._all = threading.Barrier(8)
+
+    def make_directory(self, url: str) -> None:
+        self._all.wait(10)
+        super().make_directory(url)
+
+
+def test_several_empty_directories_are_made_at_once(attempt: Attempt) -> None:
+    attempt.systems = One(_Together(attempt.data))
+    for n in range(16):
+        attempt.place(f"/out/{n}/x")
+    attempt.stage_out(Output(path="/out", url=f"{attempt.data}/d"))
+    assert attempt.arrived("d") == dict.fromkeys(map(str, range(16)))
+    assert attempt.uploaded == []
+
+
+class _Gone(FileStorage):
+    """As if the container did not exist."""
+
+    def make_directory(self, url: str) -> None:
+        raise StorageNotFound(f"{url}: ContainerNotFound")
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_place_that_is_missing_is_not_a_missing_output(attempt: Attempt, required: bool) -> None:
+    attempt.systems = One(_Gone([attempt.data]))
+    attempt.place("/out/dir/empty/x")
+    with pytest.raises(StorageNotFound, match=r"^outputs\[0\] \(/out/dir\): .*ContainerNotFound"):
+        attempt.stage_out(Output(path="/out/dir", url=f"{attempt.data}/d"), required=required)
+    assert attempt.warnings() == []
+
+
+def test_memory_grows_little_with_the_files_of_a_directory(attempt: Attempt) -> None:
+    """Bytes for each: its name, and not much more."""
+    many = 20_000
+    for n in range(many):
+        attempt.place(f"/out/dir/some-directory-{n // 1000}/sample_{n:08}.fastq.gz").touch()
+    attempt.systems = One(_Refusing([attempt.data]))
+    tracemalloc.start()
+    try:
+        with pytest.raises(StorageUnavailable):
+            attempt.stage_out(Output(path="/out/dir", url=f"{attempt.data}/d"))
+        assert tracemalloc.get_traced_memory()[1] / many < 500  # some of it once and for all
+    finally:
+        tracemalloc.stop()
+
+
+class _Refusing(FileStorage):
+    """Takes nothing."""
+
+    def put(self, path: Path, url: str, progress: Progress | None = None) -> int:
+        raise StorageUnavailable("not now")
+
+
 def test_links_are_followed_inside_the_tree(attempt: Attempt) -> None:
     attempt.write("/job/real", "real")
     attempt.write("/job/deep/file", "deep")
@@ -292,7 +367,7 @@ def test_a_link_planted_between_look_and_transfer_leads_nowhere(
     found = collect(attempt.tree, "/tes-wd/shared-global/dir", print)
     shared.rename(attempt.common / "old")
     shared.symlink_to(outside)
-    ((real, _),) = found.files
+    (real,) = found.files
     with pytest.raises(NotADirectoryError), attempt.tree.held(real) as place:
         place.read_text()
 

@@ -54,7 +54,8 @@ def opened(patience: Patience | None = None) -> Iterator[HttpStorage]:
 
 LASTING = sorted(
     # Alone, these do not keep an object from coming whole.
-    set(FAULTS) - {"announce_more", "delay", "ignore_range", "wrong_range", "change_but_206"}
+    set(FAULTS)
+    - {"announce_more", "delay", "ignore_range", "wrong_range", "change_but_206", "other_etag"}
 )
 
 
@@ -419,6 +420,18 @@ def test_a_refused_put_is_final(
         storage.put(tmp_path / "file", server.url("/object?sig=hunter2"))
     assert "hunter" not in str(caught.value)
     assert len(server.requests) == 1
+
+
+def test_a_wrong_checksum_is_told_from_damage(storage: HttpStorage, tmp_path: Path) -> None:
+    """Whoever stored the object has stored a wrong one with it: two downloads tell."""
+    with FaultyHttp(wrong_checksum=True) as server:
+        url = server.add("/object", b"x" * 50_000)
+        text = r"the checksum stored with it \(sha256 [0-9a-f]{64}\) does not fit what it holds"
+        with pytest.raises(StorageError, match=text) as caught:
+            storage.get(url, tmp_path / "got")
+        assert not caught.value.retryable
+        assert len(server.requests) == 2
+    assert names(tmp_path) == []
 
 
 def to(location: str) -> Callable[[Handler], None]:

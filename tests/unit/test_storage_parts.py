@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tesazure.errors import StorageError, StorageFull, StorageNotFound, StorageUnavailable
+from tesazure.errors import StorageError, StorageFull, StorageNotFound
 from tesazure.storage.base import Progress
 from tesazure.storage.http import HttpStorage
 from tesazure.storage.parts import PART, download, in_parts
@@ -72,13 +72,15 @@ def test_a_thousand_faults_and_every_file_is_right(transport: Transport, tmp_pat
             mine = hashlib.sha256((tmp_path / place).read_bytes()).hexdigest()
             assert mine == hashlib.sha256(content).hexdigest(), path
         assert sum(server.done.values()) >= 1000
-        assert set(server.done) == {*FAULTS, *(f"put_{fault}" for fault in PUT_FAULTS)}
+        met = set(server.done) | {"limit_connections"}  # which objects of one part do not meet
+        assert met == {*FAULTS, *(f"put_{fault}" for fault in PUT_FAULTS)}
     assert len(names(tmp_path)) == len(places)
 
 
 def test_faults_in_parts(tmp_path: Path) -> None:
     """Each part is asked for again on its own."""
-    faults = tuple(set(FAULTS) - {"change", "change_but_206", "announce_less", "corrupt"})
+    others = {"change", "change_but_206", "other_etag", "announce_less", "corrupt"}
+    faults = tuple(fault for fault in FAULTS if fault not in others)
     content = random.Random(2).randbytes(SIZE)
     patience = msgspec.structs.replace(HASTY, attempts=20)
     with (
@@ -89,6 +91,7 @@ def test_faults_in_parts(tmp_path: Path) -> None:
             assert download(transport, server.add(f"/{i}", content), tmp_path / "got") == SIZE
             assert (tmp_path / "got").read_bytes() == content
         assert sum(server.done.values()) >= 10
+        assert server.done["limit_connections"]
 
 
 class Ranges:
@@ -216,8 +219,9 @@ def test_the_checksum_of_the_whole_is_verified(
         assert download(transport, server.url("/object"), tmp_path / "got") == SIZE
         assert (tmp_path / "got").read_bytes() == big.read_bytes()
         return
-    with pytest.raises(StorageUnavailable, match="announced md5 checksum"):
+    with pytest.raises(StorageError, match=r"/object: the checksum .*\(md5 d41d8cd98f.*not fit"):
         download(transport, server.url("/object"), tmp_path / "got")
+    assert len(server.requests) == 2 * 6
     assert names(tmp_path) == ["big"]
 
 
@@ -249,6 +253,142 @@ def test_an_object_that_changes_meanwhile_is_taken_anew(
     server.answers["/object"] = ranges
     assert download(transport, server.url("/object"), tmp_path / "got") == SIZE
     assert (tmp_path / "got").read_bytes() == new.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("limit", "patience"), [(1, Patience()), (2, Patience()), (5, Patience()), (2, HASTY)]
+)
+def test_servers_may_take_few_connections(tmp_path: Path, limit: int, patience: Patience) -> None:
+    """With the patience that everybody has, and less. Nobody insists while others come further."""
+    path = tmp_path / "big"
+    path.write_bytes(os.urandom(14 * PART + 1))
+    began = time.monotonic()
+    with (
+        FaultyHttp(limit=limit) as server,
+        contextlib.closing(Transport(patience=patience)) as transport,
+    ):
+        slow = Ranges(path, lambda *_: server.closing.wait(0.05) or None, ETag='"x"')
+        server.answers["/object"] = slow
+        download(transport, server.url("/object"), tmp_path / "got")
+        assert 1 <= server.refused <= 14
+    assert (tmp_path / "got").read_bytes() == path.read_bytes()
+    assert time.monotonic() - began < 10
+
+
+def test_a_part_has_patience_while_others_come(server: FaultyHttp, tmp_path: Path) -> None:
+    """One that broke, and is refused until all others are there."""
+    big = tmp_path / "sparse"
+    big.touch()
+    os.truncate(big, 11 * PART)
+    refused: list[str] = []
+
+    def before(handler: Handler, start: int) -> int | None:
+        if start == PART:
+            return 1000
+        server.closing.wait(0.15 * start / PART)
+        return None
+
+    ranges = Ranges(big, before, ETag='"x"')
+
+    def answer(handler: Handler) -> None:
+        if f"bytes={PART + 1000}-" in handler.headers["Range"] and ranges.sent < 10 * PART:
+            refused.append(handler.headers["Range"])
+            handler.send_plain(503)
+        else:
+            ranges(handler)
+
+    server.answers["/object"] = answer
+    patience = Patience(attempts=4, pause_s=0.2, longest_pause_s=0.2)
+    with contextlib.closing(Transport(patience=patience)) as transport:
+        assert download(transport, server.url("/object"), tmp_path / "got") == 11 * PART
+    assert len(refused) > 4
+
+
+def test_what_was_refused_for_a_while_is_asked_for_more(
+    server: FaultyHttp, transport: Transport, tmp_path: Path
+) -> None:
+    """All connections but one are refused at first; one more is made after 16 parts each."""
+    most = [0]
+    path = tmp_path / "sparse"
+    path.touch()
+    os.truncate(path, 24 * PART)
+    ranges = Ranges(path, ETag='"x"')
+
+    def answer(handler: Handler) -> None:
+        with server.lock:
+            now = server.under_way["/object"]
+        if len(server.requests) <= 12 and now > 1:
+            handler.send_plain(503)
+            return
+        most.append(now)
+        ranges(handler)
+
+    server.answers["/object"] = answer
+    assert download(transport, server.url("/object"), tmp_path / "got") == 24 * PART
+    assert max(most) > 1
+
+
+@pytest.mark.parametrize("version", ["ETag", "200"])
+def test_several_servers_with_versions_of_their_own(
+    server: FaultyHttp, transport: Transport, tmp_path: Path, big: Path, version: str
+) -> None:
+    """They take turns. One stream comes from one of them."""
+
+    def answer(handler: Handler) -> None:
+        with server.lock:
+            etag = f'"{len(server.requests) % 2}"'
+        asked = "Range" in handler.headers and handler.headers.get("If-Match") in (None, etag)
+        if version == "200" and handler.headers.get("If-Range"):
+            asked = False
+        if asked:
+            Ranges(big, ETag=etag)(handler)
+        elif version == "ETag" and "If-Match" in handler.headers:
+            handler.send_plain(412)
+        else:
+            handler.send_response(200)
+            handler.send_header("ETag", etag)
+            handler.send_header("Content-Length", str(SIZE))
+            handler.end_headers()
+            handler.write(big.read_bytes())
+
+    server.answers["/object"] = answer
+    assert download(transport, server.url("/object"), tmp_path / "got") == SIZE
+    assert (tmp_path / "got").read_bytes() == big.read_bytes()
+    assert "Range" not in server.requests[-1][2]
+
+
+@pytest.mark.parametrize(
+    "told", ["bytes 0-9/*", "bytes 0-9/10", "bytes 0-9/" + "9" * 5000, "", "bytes \u0661-2/3"]
+)
+def test_a_part_that_nobody_asked_for_is_no_answer(
+    server: FaultyHttp, transport: Transport, tmp_path: Path, told: str
+) -> None:
+    def answer(handler: Handler) -> None:
+        if "Range" in handler.headers and told == "bytes 0-9/10":
+            handler.send_plain(416)
+            return
+        handler.send_response(206)
+        if told:
+            handler.send_header("Content-Range", told.encode().decode("latin-1"))
+        handler.send_header("Content-Length", "10")
+        handler.end_headers()
+        handler.write(b"0123456789")
+
+    server.answers["/object"] = answer
+    with pytest.raises(StorageError, match="/object: unexpected HTTP 206") as caught:
+        download(transport, server.url("/object"), tmp_path / "got")
+    assert not caught.value.retryable
+    assert len(server.requests) == 2
+    assert names(tmp_path) == []
+
+
+def test_a_version_that_no_header_can_hold_is_none(
+    server: FaultyHttp, transport: Transport, tmp_path: Path, big: Path
+) -> None:
+    ranges = Ranges(big, ETag='"\xfc"', Last_Modified=DATE)
+    server.answers["/object"] = ranges
+    assert download(transport, server.url("/object"), tmp_path / "got") == SIZE
+    assert server.requests[1][2]["If-Unmodified-Since"] == DATE
 
 
 def test_servers_may_send_less_of_a_part(

@@ -15,6 +15,8 @@ from tesazure.storage.http import HttpStorage
 from tesazure.storage.mounts import Mounts
 from tesazure.storage.registry import Storages
 
+AZURE = ["https://*.blob.core.windows.net", "https://*.file.core.windows.net"]
+
 
 def test_each_scheme_has_one_system(tmp_path: Path) -> None:
     storages = Storages([tmp_path])
@@ -41,10 +43,10 @@ def test_each_scheme_has_one_system(tmp_path: Path) -> None:
 def test_schemes_are_listed_for_service_info(tmp_path: Path) -> None:
     """All but az://, which means nothing without an account."""
     always = ["http://", "https://", "s3://", "gs://", "ftp://", "sftp://", "drs://"]
-    assert Storages([tmp_path]).schemes() == [tmp_path.as_uri(), *always]
+    assert Storages([tmp_path]).schemes() == [tmp_path.as_uri(), *always, *AZURE]
     endpoints = Endpoints(blob="http://127.0.0.1:10000/account")
     listed = Storages([], endpoints=endpoints).schemes()
-    assert listed == ["http://", "https://", "az://", *always[2:]]
+    assert listed == ["http://", "https://", "az://", *always[2:], *AZURE]
 
 
 def test_schemes_whose_packages_are_not_installed_are_not_listed(tmp_path: Path) -> None:
@@ -63,7 +65,8 @@ def test_schemes_whose_packages_are_not_installed_are_not_listed(tmp_path: Path)
     done = subprocess.run(
         [sys.executable, "-S", "-E", "-c", code], capture_output=True, text=True, check=False
     )
-    assert (done.stdout.split(), done.stderr) == (["http://", "https://", "ftp://", "drs://"], "")
+    listed = ["http://", "https://", "ftp://", "drs://", *AZURE]
+    assert (done.stdout.split(), done.stderr) == (listed, "")
 
 
 def test_configured_endpoints_are_azures_and_may_be_private() -> None:
@@ -151,6 +154,25 @@ def test_without_allowed_directories_no_path_is_served() -> None:
         storages.check_input("/etc/hostname")
 
 
+def test_urls_of_azure_are_checked_as_all_are() -> None:
+    endpoints = Endpoints(blob="http://169.254.169.254/account", file="http://169.254.169.254/f")
+    storages = Storages([], endpoints=endpoints)
+    for url in ("az://container/x", f"{endpoints.file}/share/x"):
+        with pytest.raises(PermissionDenied, match="metadata"):
+            storages.check_input(url)
+
+
+@pytest.mark.parametrize("query", ["comp=list", "restype=container&comp=list", "sig=", "sv=1"])
+def test_parameters_without_a_signature_are_refused(query: str) -> None:
+    storages = Storages([])
+    for kind in ("blob", "file"):
+        url = f"https://acc.{kind}.core.windows.net/container/x"
+        with pytest.raises(UnsupportedUrl, match="without a SAS of its own"):
+            storages.check_input(f"{url}?{query}")
+        storages.check_input(f"{url}?{query}&sig=x")
+    storages.check_input("https://acc.blob.core.windows.net/container/x?snapshot=2026-01-01")
+
+
 def test_metadata_services_are_refused_at_submission(tmp_path: Path) -> None:
     storages = Storages([tmp_path])
     with pytest.raises(PermissionDenied, match=r"169\.254\.169\.254/latest"):
@@ -173,7 +195,7 @@ HEAVY = (
         "import sys, tesazure.runner.run;",
         (
             "import sys; from tesazure.storage.registry import Storages; s = Storages(['/tmp']);"
-            "s.check_input('/tmp/x'); s.for_url('https://a.blob.core.windows.net/container/x');"
+            "s.check_input('/tmp/x'); s.for_url('https://acc.blob.core.windows.net/container/x');"
             "s.check_input('https://h/x'); s.schemes();"
         ),
     ],

@@ -73,6 +73,62 @@ def test_a_request_and_its_answer(server: FaultyHttp, transport: Transport) -> N
     assert not {"Expect", "Content-Length", "Authorization"} & headers.keys()
 
 
+def test_a_location_may_be_utf_8(server: FaultyHttp, transport: Transport) -> None:
+    """As some servers write it, unescaped."""
+
+    def lead(handler: Handler) -> None:
+        # In Latin-1, which is how this server writes what it is given.
+        handler.send_plain(302, {"Location": "/ü 中?x=é".encode().decode("latin-1")})
+
+    server.answers["/a"] = lead
+    server.add("/ü 中", b"x")
+    assert transport.send("GET", server.url("/a")).body == b"x"
+    assert server.requests[1][1] == "/%C3%BC%20%E4%B8%AD?x=%C3%A9"
+
+
+@pytest.mark.parametrize("header", [{"X": "ü"}, {"ü": "a"}, {"X": "\x7f"}, {"X Y": "a"}])
+def test_headers_that_none_can_be(
+    server: FaultyHttp, transport: Transport, header: dict[str, str]
+) -> None:
+    with pytest.raises(StorageError, match="/object: a header") as caught:
+        transport.ask("GET", server.url("/object"), headers={**header, "Y": "hunter2"})
+    assert "hunter2" not in str(caught.value)
+    assert not server.requests
+    assert transport.send("GET", server.url("/object"), headers={"X": "\ta~"}).status == 404
+
+
+def test_the_first_sentence_is_the_reason(server: FaultyHttp, transport: Transport) -> None:
+    for told, reason in (
+        ("Server failed to authenticate the request. Make sure", "Server failed to authenticate"),
+        ("The specified blob does not exist.", "The specified blob does not exist"),
+        ("HTTP/1.1 is not v1.0", "HTTP/1.1 is not v1.0"),
+    ):
+        server.answers["/object"] = lambda handler, told=told: (  # type: ignore[misc]
+            handler.write(f"HTTP/1.1 403 {told}\r\nContent-Length: 0\r\n\r\n".encode())
+        )
+        answer = transport.send("GET", server.url("/object"))
+        assert (answer.status, answer.reason[: len(reason)]) == (403, reason)
+        assert "." not in answer.reason.replace("1.", "")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"503 No\r\nRetry-After: Mon, 01 Jan 2020 00:00:00 +" + b"9" * 30,
+        b"503 No\r\nRetry-After: " + b"9" * 5000,
+        b"503 No\r\nHTTP/x y: z",
+    ],
+)
+def test_answers_made_to_break_the_reader(
+    server: FaultyHttp, transport: Transport, lines: bytes
+) -> None:
+    server.answers["/object"] = lambda handler: handler.write(
+        b"HTTP/1.1 " + lines + b"\r\nContent-Length: 0\r\n\r\n"
+    )
+    with pytest.raises(Again, match="HTTP 503 No"):
+        transport.send("GET", server.url("/object"))
+
+
 def test_dots_in_a_path_stay(server: FaultyHttp, transport: Transport) -> None:
     transport.send("GET", server.url("/a/../b/./c//d"))
     assert server.requests[0][1] == "/a/../b/./c//d"
@@ -269,6 +325,9 @@ def test_what_makes_no_sense_is_tried_again(transport: Transport) -> None:
         "http://a\\b/",
         "http://[1/",
         "http://a b/",
+        "http://\u2488/x",
+        "http://\u212aube/",
+        f"http://h:{'9' * 5000}/",
         "no",
     ],
 )
@@ -346,3 +405,25 @@ def test_a_signal_ends_a_transfer_of_the_main_thread(server: FaultyHttp) -> None
             sender.join(10)
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("header", [("X-A", "1\r\nX-B: 2"), ("X\n", "1"), ("X-A", "\0"), ("", "1")])
+def test_no_header_becomes_two(
+    server: FaultyHttp, transport: Transport, header: tuple[str, str]
+) -> None:
+    with pytest.raises(StorageError, match="a header holds a character"):
+        transport.ask("GET", server.url("/x"), headers=dict([header]))
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "end", ["\\", "\0", " ", "\t", "%2f", "%00", ";", "\uff0f", "\x7f", "\r\n"]
+)
+def test_a_host_is_the_same_to_all_who_read_it(
+    server: FaultyHttp, transport: Transport, end: str
+) -> None:
+    url = f"http://127.0.0.1{end}.example.org:{server.port}/x"
+    for use in (transport.check, lambda url: transport.ask("GET", url)):
+        with pytest.raises(UnsupportedUrl):
+            use(url)
+    assert server.requests == []

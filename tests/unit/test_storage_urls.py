@@ -50,6 +50,14 @@ def test_what_is_no_file_path(url: str) -> None:
         ("ftp://u:p@h/a", "ftp://h/a"),
         ("/data/a?b", "/data/a?b"),
         ("file:///data/a?b", "file:///data/a?b"),
+        (" https://u:p@h/a?sig=x", "https://h/a"),
+        ("\x01https://u:p@h/a?sig=x", "https://h/a"),
+        ("(https://u:p@h/a?sig=x", "(https://h/a"),
+        ("//u:p@h/a?sig=x", "//h/a"),
+        ("u:p@h/a?sig=x", "h/a"),
+        ("https:u:p@h//a#sig=x", "h//a"),
+        ("h.org/a?sig=x", "h.org/a"),
+        ("relative/path", "relative/path"),
     ],
 )
 def test_redact(url: str, shown: str) -> None:
@@ -98,6 +106,10 @@ def test_schemes_and_hosts() -> None:
         "c",
     ]
     assert host_of("https://u:p@Host.ORG:80/x") == "host.org"
-    for url in ("https://", "https:///x", "http://[::1", "http://h:port/"):
+    wrong = [
+        f"http://evil{c}.h.org/x"
+        for c in ("\\", "\0", " ", "\t", "%2f", ";", "\uff0f", "\u212a", "ü")
+    ]
+    for url in ("https://", "https:///x", "http://[::1", "http://h:port/", *wrong):
         with pytest.raises(UnsupportedUrl):
             host_of(url)

@@ -15,7 +15,7 @@ from tesazure.store.engine import Database, Link, Prepared
 from tesazure.store.records import ListQuery
 
 MODULES = (changing, placing, reading, retention, transaction)
-SMALL = {"servers", "state_counts", "identity"}
+SMALL = {"sealing_key", "servers", "state_counts", "identity"}
 """Tables that are read whole."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tesazure.runner.transfers import Job, Transfers
+from tesazure.runner.transfers import Transfers
 
 START = threading.Thread.start.__code__
 
@@ -41,8 +41,7 @@ def test_an_interruption_while_a_thread_starts_is_what_is_raised() -> None:
             if starts == 2:
                 raise Interrupted
 
-    jobs = [Job(n, lambda _: 1) for n in range(3)]
-    transfers = Transfers(jobs, all_or_nothing=True, workers=3)
+    transfers = Transfers(3, lambda n: n, lambda *_: 1, all_or_nothing=True, workers=3)
     sys.settrace(tracer)
     with pytest.raises(Interrupted):
         transfers.run(lambda *_: None)

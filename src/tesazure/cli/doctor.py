@@ -63,6 +63,7 @@ def local(settings: Settings) -> Iterator[Finding]:
             "none: tasks cannot use file:// and bare paths",
             "tesazure serve --allow-dir DIRECTORY",
         )
+    yield from _storage(settings)
 
 
 def server(client: TesClient, settings: Settings) -> Iterator[Finding]:
@@ -159,6 +160,18 @@ def _directory(name: str, directory: Path) -> Finding:
         remedy = f"let {_user()} write to {place}, or choose another directory"
         return Finding(name, False, f"{directory}: {error.strerror}", remedy)
     return Finding(name, True, f"{directory}{'' if place == directory else ' (new)'}")
+
+
+def _storage(settings: Settings) -> Iterator[Finding]:
+    """The storage systems with credentials; whether these are good, only using them tells."""
+    from tesazure.compose import storage_accounts_of
+
+    accounts = storage_accounts_of(settings)
+    if not accounts:
+        yield Finding("storage", None, "no credentials: URLs bring their own, or anybody may read")
+    for system, detail, remedy in accounts:
+        said = f"{detail}, but a package is missing" if remedy else detail
+        yield Finding(f"storage: {system}", not remedy, said, remedy)
 
 
 def _disk(directory: Path) -> Finding:

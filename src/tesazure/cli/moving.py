@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ from tesazure.errors import (
     StorageUnavailable,
     TesazureError,
     UnsupportedUrl,
+    printable,
 )
 from tesazure.settings import Settings
 
@@ -67,9 +69,11 @@ def move(settings: Settings, order: transfer.Order, as_json: bool) -> Code:
     except _Terminated:
         code, how = Code.TERMINATED, "terminated"
     except TesazureError as error:
-        code, how = code_of(error), "failed"
+        code = code_of(error)
         watch.failed("", "", error)
     watch.end(how)
+    if watch.unheard:
+        raise watch.unheard
     return code
 
 
@@ -79,31 +83,33 @@ def list_entries(settings: Settings, url: str, as_json: bool) -> None:
         for entry in transfer.entries(settings, url):
             if as_json:
                 kind = "DIRECTORY" if entry.is_directory else "FILE"
-                print(show.compact({"path": entry.path, "type": kind, "size": entry.size}))
+                path = printable(entry.path)
+                _print(show.compact({"path": path, "type": kind, "size": entry.size}))
                 continue
             path = f"{entry.path}/" if entry.is_directory else entry.path
             if show.is_terminal():
-                print(f"{show.size(entry.size):>9}  {path}")
+                _print(f"{show.size(entry.size):>9}  {printable(path)}")
             else:
-                print(show.tabbed([str(entry.size), path]))
+                _print(show.tabbed([str(entry.size), path]))
 
 
 def show_stat(settings: Settings, url: str, as_json: bool) -> None:
     """Print what is at a URL. Raises Failure."""
     with _failing():
         found = transfer.stat(settings, url)
-    facts = {
-        "type": "DIRECTORY" if found.is_directory else "FILE",
-        "size": found.size,
-        "checksum": found.checksum,
-        "version": found.version,
-    }
-    if as_json:
-        print(show.compact(facts))
-        return
-    for name, value in facts.items():
-        if value is not None:
-            print(f"{name:<10}{value}" if show.is_terminal() else show.tabbed([name, str(value)]))
+        facts = {
+            "type": "DIRECTORY" if found.is_directory else "FILE",
+            "size": found.size,
+            "checksum": found.checksum,
+            "version": printable(found.version) if found.version else None,
+        }
+        if as_json:
+            _print(show.compact(facts))
+            return
+        for name, value in facts.items():
+            if value is not None:
+                line = f"{name:<10}{value}"
+                _print(line if show.is_terminal() else show.tabbed([name, str(value)]))
 
 
 def code_of(error: TesazureError) -> Code:
@@ -113,14 +119,19 @@ def code_of(error: TesazureError) -> Code:
 
 @contextlib.contextmanager
 def _failing() -> Iterator[None]:
-    """Storage's errors, and Ctrl-C, as Failures."""
+    """Storage's errors, Ctrl-C and SIGTERM, as Failures."""
     try:
-        yield
-        sys.stdout.flush()
+        with _terminable():
+            try:
+                yield
+            finally:
+                _flush()
     except TesazureError as error:
         raise Failure(code_of(error), str(error)) from error
     except KeyboardInterrupt:
         raise Failure(Code.INTERRUPTED, "interrupted") from None
+    except _Terminated:
+        raise Failure(Code.TERMINATED, "terminated") from None
     except BrokenPipeError:  # as in `ls | head`
         _drop_output()
 
@@ -147,6 +158,33 @@ def _terminable() -> Iterator[None]:
 def _drop_output() -> None:
     """Nobody reads standard output any more; the interpreter is not to complain at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print(line: str) -> None:
+    """A line on standard output. Raises Failure, and BrokenPipeError where nobody reads it."""
+    try:
+        print(line)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _unwritten(error) from None
+
+
+def _flush() -> None:
+    """As _print."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _unwritten(error) from None
+
+
+def _unwritten(error: OSError) -> Failure:
+    """Standard output takes no more, for another reason than that nobody reads it."""
+    _drop_output()
+    code = Code.FULL if error.errno == errno.ENOSPC else Code.NOT_COMPLETE
+    return Failure(code, f"standard output: {error.strerror}")
 
 
 class _Teller(Protocol):
@@ -177,7 +215,11 @@ class _Watch:
         self.failures = 0
         self._began = time.monotonic()
         self._told = self._began
-        self._ended = False
+        self._begun = self._ended = False
+        self._early: list[tuple[str, str, TesazureError]] = []
+        """What failed before it began."""
+        self.unheard: Failure | None = None
+        """Why not all could be told."""
         self._tellers = tellers
         self._lock = threading.Lock()
 
@@ -190,7 +232,7 @@ class _Watch:
         """As Observer's; so the others."""
         with self._lock:
             self.files, self.size = files, size
-            self._tell(lambda teller: teller.begin(self))
+            self._begin()
 
     def moved(self, size: int) -> None:
         with self._lock:
@@ -209,13 +251,25 @@ class _Watch:
     def failed(self, url: str, path: str, error: TesazureError) -> None:
         with self._lock:
             self.failures += 1
-            self._tell(lambda teller: teller.failed(url, path, error))
+            if self._begun:
+                self._tell(lambda teller: teller.failed(url, path, error))
+            else:
+                self._early.append((url, path, error))
 
     def end(self, how: str) -> None:
         """It has finished, or been interrupted; what a thread says later is not told any more."""
         with self._lock:
+            if self._early:
+                self._begin()
             self._tell(lambda teller: teller.end(self, how))
             self._ended = True
+
+    def _begin(self) -> None:
+        self._begun = True
+        self._tell(lambda teller: teller.begin(self))
+        early, self._early = self._early, []
+        for failure in early:
+            self._tell(lambda teller, failure=failure: teller.failed(*failure))  # type: ignore[misc]
 
     def _tell(self, what: Callable[[_Teller], None]) -> None:
         for teller in () if self._ended else self._tellers:
@@ -223,6 +277,8 @@ class _Watch:
                 what(teller)
             except BrokenPipeError:
                 _drop_output()
+            except OSError as error:
+                self.unheard = _unwritten(error)
 
 
 def _tellers(as_json: bool) -> list[_Teller]:
@@ -318,6 +374,8 @@ class _Bar:
             console=self._console,
             get_time=time.monotonic,
             transient=True,
+            redirect_stdout=False,  # where events go
+            redirect_stderr=False,
         )
         self._task = self._bar.add_task("looking", total=None)
         self._bar.start()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tesazure.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -60,8 +62,13 @@ def compact(value: Any) -> str:
 
 
 def tabbed(row: Sequence[str]) -> str:
-    """One line of fields separated by tabs; characters that would break it become spaces."""
-    return "\t".join(" ".join(field.split()) if not field.isprintable() else field for field in row)
+    """One line of fields separated by tabs; white space that would break it becomes spaces, other
+    control characters are written out."""
+    return "\t".join(field if field.isprintable() else _on_a_line(field) for field in row)
+
+
+def _on_a_line(text: str) -> str:
+    return printable(" ".join(text.split()))
 
 
 def table(headings: Sequence[str], whole: Sequence[str] = ()) -> Table:

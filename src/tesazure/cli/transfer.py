@@ -13,6 +13,35 @@ app = typer.Typer(
     help="Move files between this machine and storage, as the runner does for tasks.",
 )
 
+
+def _url(value: str) -> str:
+    """An argument that is a URL."""
+    if not value:
+        raise typer.BadParameter("is empty")
+    return value
+
+
+def _target(value: str) -> str:
+    """An argument of `get` that is a path."""
+    _require_path(value, "put")
+    return value
+
+
+def _sources(values: list[str]) -> list[str]:
+    """Arguments of `put` that are paths."""
+    for value in values:
+        _require_path(value, "get")
+    return values
+
+
+def _require_path(value: str, other: str) -> None:
+    from tesazure import transfer
+
+    if mistake := transfer.mistake_in_path(value):
+        hint = f"; use {other}" if value else ""
+        raise typer.BadParameter(f"{mistake}{hint}")
+
+
 AsJson = Annotated[
     bool, typer.Option("--json", help="JSON lines on standard output, also on a terminal.")
 ]
@@ -28,9 +57,15 @@ Pairs = Annotated[
 @app.command()
 def get(
     url: Annotated[
-        str, typer.Argument(metavar="URL", help="A file or directory; * ? [ ] choose after a *.")
+        str,
+        typer.Argument(
+            metavar="URL", help="A file or directory; * ? [ ] choose after a *.", callback=_url
+        ),
     ],
-    path: Annotated[str, typer.Argument(metavar="PATH", help="Where it goes on this machine.")],
+    path: Annotated[
+        str,
+        typer.Argument(metavar="PATH", help="Where it goes on this machine.", callback=_target),
+    ],
     as_json: AsJson = False,
     config: Config = None,
     set_: Pairs = None,
@@ -38,7 +73,8 @@ def get(
     """Bring a file, or all of a directory, from storage to this machine.
 
     A file goes to PATH, or into it where that is a directory or ends with a slash. What a
-    directory holds, or a pattern matches, goes into PATH. Directories are made as needed.
+    directory holds, or a pattern matches, goes into PATH. Directories are made as needed. A file
+    or a symbolic link that has the name already is replaced; a device or pipe never is.
 
     Example: tesazure transfer get 'az://reads/run-7/*.fq.gz' reads
     """
@@ -52,9 +88,14 @@ def get(
 @app.command()
 def put(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Files, directories, or quoted patterns.")
+        list[str],
+        typer.Argument(
+            metavar="PATH...", help="Files, directories, or quoted patterns.", callback=_sources
+        ),
     ],
-    url: Annotated[str, typer.Argument(metavar="URL", help="Where it goes in storage.")],
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Where it goes in storage.", callback=_url)
+    ],
     as_json: AsJson = False,
     config: Config = None,
     set_: Pairs = None,
@@ -76,7 +117,10 @@ def put(
 @app.command()
 def ls(
     url: Annotated[
-        str, typer.Argument(metavar="URL", help="A file or directory; * ? [ ] choose after a *.")
+        str,
+        typer.Argument(
+            metavar="URL", help="A file or directory; * ? [ ] choose after a *.", callback=_url
+        ),
     ],
     as_json: AsJson = False,
     config: Config = None,
@@ -94,7 +138,7 @@ def ls(
 
 @app.command()
 def stat(
-    url: Annotated[str, typer.Argument(metavar="URL", help="A file or directory.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="A file or directory.", callback=_url)],
     as_json: AsJson = False,
     config: Config = None,
     set_: Pairs = None,

@@ -29,12 +29,13 @@ MAX_LINKED = 1_000_000
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What lies at an output path. `files` are (real path, path relative to the output), sorted by
-    the latter; the output itself is "". `empty` are the relative paths of empty directories."""
+    """What lies at an output path. `files` and `empty` directories are container paths at or below
+    it, sorted by their bytes; `reals` has the real paths of those that links lead to."""
 
     is_directory: bool
-    files: list[tuple[str, str]]
+    files: list[str]
     empty: list[str]
+    reals: dict[str, str]
 
 
 def collect(tree: Tree, path: str, warn: Warn, max_linked: int = MAX_LINKED) -> Found:
@@ -54,7 +55,7 @@ def collect(tree: Tree, path: str, warn: Warn, max_linked: int = MAX_LINKED) -> 
         raise StorageNotFound("its symbolic links lead in a circle") from None
     if stat.S_ISREG(mode):
         unlock(tree, real)
-        return Found(False, [(real, "")], [])
+        return Found(False, [path], [], {} if real == path else {path: real})
     if stat.S_ISDIR(mode):
         return _Walk(tree, path, warn, max_linked).walk(real)
     raise StorageNotFound(f"is {kind_of(mode)}")
@@ -83,29 +84,31 @@ class _Walk:
         self._warn = warn
         self._max_linked = max_linked
         self._linked = 0
-        self._files: list[tuple[str, str]] = []
+        self._files: list[str] = []
         self._empty: list[str] = []
+        self._reals: dict[str, str] = {}
         self._pending: list[tuple[str, str, Sequence[str], bool]] = []
 
     def walk(self, top: str) -> Found:
         """All of the directory at the real path `top`."""
-        self._pending.append((top, "", (), False))
+        self._pending.append((top, self._path, (), False))
         while self._pending:
-            real, relative, parents, linked = self._pending.pop()
+            real, path, parents, linked = self._pending.pop()
             names = names_in(self._tree, real)
             if not names:
-                self._empty.append(relative)
+                self._empty.append(path)
             parents = (*parents, real)
             for name in names:
-                below = f"{relative}/{name}" if relative else name
+                below = f"{path.rstrip('/')}/{name}"
                 self._visit(f"{real.rstrip('/')}/{name}", below, parents, linked)
-        self._files.sort(key=lambda found: os.fsencode(found[1]))
-        return Found(True, self._files, sorted(self._empty))
+        for found in (self._files, self._empty):
+            found.sort(key=None if all(map(str.isascii, found)) else os.fsencode)
+        return Found(True, self._files, self._empty, self._reals)
 
-    def _visit(self, real: str, relative: str, parents: Sequence[str], linked: bool) -> None:
+    def _visit(self, real: str, path: str, parents: Sequence[str], linked: bool) -> None:
         mode = self._mode(real)
         if stat.S_ISLNK(mode):
-            target = self._follow(real, relative, parents)
+            target = self._follow(real, path, parents)
             if target is None:
                 return
             real, linked = target, True
@@ -118,12 +121,14 @@ class _Walk:
                     f" {self._max_linked} files"
                 )
         if stat.S_ISDIR(mode):
-            self._pending.append((real, relative, parents, linked))
+            self._pending.append((real, path, parents, linked))
         elif stat.S_ISREG(mode):
             unlock(self._tree, real)
-            self._files.append((real, relative))
+            self._files.append(path)
+            if real != path:
+                self._reals[path] = real
         elif mode:
-            self._say(relative, f"is {kind_of(mode)}, which is not uploaded")
+            self._say(path, f"is {kind_of(mode)}, which is not uploaded")
 
     def _mode(self, real: str) -> int:
         """0 for what another task has just deleted."""
@@ -134,22 +139,22 @@ class _Walk:
                 raise
             return 0
 
-    def _follow(self, link: str, relative: str, parents: Sequence[str]) -> str | None:
+    def _follow(self, link: str, path: str, parents: Sequence[str]) -> str | None:
         try:
             target = resolve(self._tree, link)
             self._tree.place(target).lstat()
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise
-            self._say(relative, f"{_LEADS_NOWHERE}; it is not uploaded")
+            self._say(path, f"{_LEADS_NOWHERE}; it is not uploaded")
             return None
         if target in parents:
-            self._say(relative, "is a symbolic link to its own parents; it is not followed")
+            self._say(path, "is a symbolic link to its own parents; it is not followed")
             return None
         return target
 
-    def _say(self, relative: str, what: str) -> None:
-        self._warn(f"{printable(f'{self._path}/{relative}')}: {what}")
+    def _say(self, path: str, what: str) -> None:
+        self._warn(f"{printable(path)}: {what}")
 
 
 def resolve(tree: Tree, path: str) -> str:

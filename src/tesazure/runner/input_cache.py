@@ -30,7 +30,7 @@ import msgspec
 
 from tesazure.errors import StorageError, StorageFull
 from tesazure.secrecy import is_hidden
-from tesazure.storage.base import Progress, Stat, Storage
+from tesazure.storage.base import Probing, Progress, Stat, Storage
 from tesazure.storage.local import copy_bytes, opened_directory, os_errors, whole_file, write_all
 from tesazure.storage.urls import redact, scheme_of
 
@@ -72,8 +72,8 @@ class InputCache:
         """As `storage.get(url, path, progress)`. `shown` is the URL with its secrets hidden, the
         same in all attempts.
 
-        Not kept: local files, small objects, those without a version, those that `shown` does not
-        tell apart. A cache that does not work (a full disk, say) is passed by.
+        Not kept: local files, small objects, those without a version that tells contents apart,
+        those that `shown` does not tell apart. A cache that does not work is passed by.
         """
         found = self._admitted(storage, url, shown)
         if found is None:
@@ -87,6 +87,8 @@ class InputCache:
             return storage.get(url, path, progress)
         descriptor, is_new = content
         try:
+            if not is_new and not _may_read(storage, url):
+                return storage.get(url, path, progress)
             return _copy(descriptor, url, path, _silent(progress) if is_new else progress)
         finally:
             os.close(descriptor)
@@ -99,7 +101,7 @@ class InputCache:
             found = storage.stat(url)
         except StorageError:
             return None  # some may be read but not asked about; the download will tell
-        if found.is_directory or found.size is None or not found.version:
+        if found.is_directory or found.size is None or not found.version or not found.is_firm:
             return None
         return found if self._smallest <= found.size <= self._capacity else None
 
@@ -125,7 +127,12 @@ class InputCache:
             try:
                 if not self._make_room(entry / "room", found.size or 0, progress):
                     return None
-                descriptor = _download(storage, url, entry / "data", path, progress)
+                try:
+                    descriptor = _download(storage, url, entry / "data", path, progress)
+                except StorageFull:  # the disk, of which the cache may well have a large part
+                    if not self._give_up(found.size or 0, progress):
+                        raise
+                    descriptor = _download(storage, url, entry / "data", path, progress)
                 # What came may be newer than what was asked about.
                 if _is_still(storage, url, found):
                     _describe(entry, descriptor, _hash(descriptor, progress))
@@ -182,6 +189,16 @@ class InputCache:
                 file.truncate(size)
             return True
 
+    def _give_up(self, size: int, progress: Progress) -> int:
+        """Delete what has not been used for longest until that was `size` bytes; how many it was,
+        as most may be in use."""
+        given_up = 0
+        with _locked(self._directory / "room.lock", progress):
+            for _, bytes_, key in sorted(self._held()):
+                if given_up < size and self._delete_unless_busy(key):
+                    given_up += bytes_
+        return given_up
+
     def _held(self) -> Iterator[tuple[float, int, str]]:
         """When each entry was last used, its bytes, its key. Deletes what was left unfinished."""
         with os.scandir(self._directory) as found:
@@ -216,6 +233,17 @@ class InputCache:
 
     def _lock_of(self, key: str) -> Path:
         return self._directory / f"{key}.lock"
+
+
+def _may_read(storage: Storage, url: str) -> bool:
+    """Whether the system gives this attempt the content too, which what it tells of it may not
+    prove."""
+    try:
+        if isinstance(storage, Probing):
+            storage.probe(url)
+    except StorageError:
+        return False
+    return True
 
 
 def _key_of(shown: str, found: Stat) -> str:

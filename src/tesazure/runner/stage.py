@@ -9,21 +9,23 @@ import contextlib
 import os
 import posixpath
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from tesazure.access import Access
-from tesazure.errors import StorageError, StorageNotFound
+from tesazure.errors import StorageError, StorageNotFound, in_utf8
 from tesazure.model import FileType
 from tesazure.plan import Download, Plan, Upload, normalise
-from tesazure.runner.collect import Found, collect
+from tesazure.runner.collect import collect
 from tesazure.runner.engines.base import Say
 from tesazure.runner.glob import expand
-from tesazure.runner.transfers import Job, Transfers
+from tesazure.runner.transfers import Rows, Transfers, repeated
 from tesazure.runner.tree import Tree
 from tesazure.secrecy import hide
 from tesazure.storage.base import Progress, Storage
@@ -57,36 +59,29 @@ class Calls(msgspec.Struct, frozen=True):
     """An output file that has been written: URL to show, container path, bytes."""
 
 
-class _Arrival(msgspec.Struct, frozen=True):
-    """Something to come to a container path: an object, a content, or else an empty directory.
-    `url` may hold secrets, `shown` is the same for all who read the object."""
+class _Arrivals(msgspec.Struct):
+    """What one input consists of. `url` is where it is read from and may hold secrets, `shown` is
+    the same for all who read the object.
+
+    `entries` are paths below the input's own, and nothing more, because there may be millions: ""
+    is the input itself, a directory ends in `/`.
+    """
 
     index: int
     path: str
-    url: str | None = None
+    kind: FileType
+    entries: list[str]
+    storage: Storage | None = None
+    url: str = ""
     shown: str = ""
-    content: str | None = None
+    content: str = ""
 
+    def __len__(self) -> int:
+        return len(self.entries)
 
-class _Target(msgspec.Struct, frozen=True):
-    """Where to write: the URL with whatever secrets that takes, and the one to show."""
-
-    url: str
-    shown: str
-
-    def below(self, relative: str) -> _Target:
-        """What `relative` names in this directory."""
-        return _Target(join(self.url, relative), join(self.shown, relative))
-
-
-class _Departure(msgspec.Struct, frozen=True):
-    """A file of the tree to go somewhere. `path` is where the task's output names it, `real` where
-    links lead from there."""
-
-    index: int
-    path: str
-    real: str
-    target: _Target
+    def path_of(self, entry: str) -> str:
+        """The container path of an entry."""
+        return f"{self.path}/{entry}".rstrip("/") or "/"
 
 
 def stage_in(
@@ -103,78 +98,108 @@ def stage_in(
     first input that failed, by index; what had come by then stays in the tree. An exception that a
     signal handler raises meanwhile ends the transfers first.
     """
-    began = time.monotonic()
-    paths = {download.index: download.path for download in plan.downloads}
-    arrivals: list[_Arrival] = []
-    for download in plan.downloads:
-        with _about("inputs", download.index, download.path):
-            url = access.inputs.get(download.index, download.url)
-            arrivals += _arrivals(download, url, storages, calls)
-    arrivals.sort(key=lambda a: (paths[a.index].count("/"), a.index))
-    winners = sorted({a.path: a for a in arrivals}.values(), key=lambda a: a.index)
-    directories: dict[str, str] = {}
-    jobs: list[Job] = []
-    for arrival in winners:
-        with _about("inputs", arrival.index, arrival.path):
-            jobs += _prepared(arrival, tree, directories, storages, cache)
-    sizes: list[int] = []
-    failures = Transfers(jobs, all_or_nothing=True).run(lambda _, size: sizes.append(size))
-    if failures:
-        first = min(failures)
-        with _about("inputs", first, paths[first]):
-            raise failures[first]
-    if jobs:
-        calls.say("info", f"inputs are in place: {_amount(sizes, began)}")
+    tally = _Tally()
+    arrivals = _arrivals(plan, access, storages, calls)
+    _leave_out_replaced(arrivals)
+    directories = _make_directories(arrivals, tree)
+    files = Rows(arrivals)
+
+    def bring(position: int, progress: Progress) -> int:
+        arrival, number = files.at(position)
+        entry = arrival.entries[number]
+        directory, name = posixpath.split(arrival.path_of(entry))
+        real = f"{directories[directory].rstrip('/')}/{name}"
+        storage, url, shown = arrival.storage, arrival.url, arrival.shown
+        if storage is None:
+            return _write(tree, real, arrival.content)
+        if entry:
+            url, shown = join(url, entry), join(shown, entry)
+        get = partial(cache.get, storage, url, shown) if cache else partial(storage.get, url)
+        return _fetch(get, tree, real, progress)
+
+    transfers = Transfers(
+        len(files), lambda position: files.at(position)[0].index, bring, all_or_nothing=True
+    )
+    _raise_first(plan, transfers.run(lambda _, size: tally.add(size)))
+    if tally.files:
+        calls.say("info", f"inputs are in place: {tally}")
 
 
-def _arrivals(
-    download: Download, url: str | None, storages: Systems, calls: Calls
-) -> Iterator[_Arrival]:
-    """What one input consists of. `url` is where it is read from."""
-    index, path, shown = download.index, download.path, download.url or ""
+def _arrivals(plan: Plan, access: Access, storages: Systems, calls: Calls) -> list[_Arrivals]:
+    """What all inputs consist of, by index. Several systems are asked at once."""
+    downloads = sorted(plan.downloads, key=lambda download: download.index)
+    found: dict[int, _Arrivals] = {}
+
+    def look(position: int, _: Progress) -> int:
+        download = downloads[position]
+        url = access.inputs.get(download.index, download.url)
+        found[position] = _looked_up(download, url, storages)
+        return 0
+
+    def tell(position: int, _: int) -> None:
+        arrival = found[position]
+        if downloads[position].content is not None or downloads[position].type is None:
+            calls.typed("inputs", arrival.index, arrival.kind)
+
+    transfers = Transfers(
+        len(downloads), lambda position: downloads[position].index, look, all_or_nothing=True
+    )
+    _raise_first(plan, transfers.run(tell))
+    return [found[position] for position in range(len(downloads))]
+
+
+def _looked_up(download: Download, url: str | None, storages: Systems) -> _Arrivals:
+    index, path = download.index, download.path
     if url is None or download.content is not None:
-        calls.typed("inputs", index, FileType.FILE)
-        yield _Arrival(index, path, content=download.content or "")
-        return
+        return _Arrivals(index, path, FileType.FILE, [""], content=download.content or "")
     storage = storages.for_url(url)
     kind = download.type
     if kind is None:
         is_directory = storage.has_directories and storage.stat(url).is_directory
         kind = FileType.DIRECTORY if is_directory else FileType.FILE
-        calls.typed("inputs", index, kind)
-    if kind is FileType.FILE:
-        yield _Arrival(index, path, url, shown)
-        return
-    yield _Arrival(index, path)
-    for entry in storage.list(url):
-        below = f"{path}/{entry.path}"
-        if entry.is_directory:
-            yield _Arrival(index, below)
-        else:
-            yield _Arrival(index, below, join(url, entry.path), join(shown, entry.path))
+    entries = [""]
+    if kind is FileType.DIRECTORY:
+        entries = ["/"]
+        entries += (f"{e.path}/" if e.is_directory else e.path for e in storage.list(url))
+    return _Arrivals(index, path, kind, entries, storage, url, download.url or "")
 
 
-def _prepared(
-    arrival: _Arrival,
-    tree: Tree,
-    directories: dict[str, str],
-    storages: Systems,
-    cache: InputCache | None,
-) -> list[Job]:
-    """Makes an arrival's directory, the real paths of known ones being in `directories`; the Job of
-    a file."""
-    is_file = arrival.url is not None or arrival.content is not None
-    directory = posixpath.dirname(arrival.path) if is_file else arrival.path
-    if directory not in directories:
-        directories[directory] = tree.make_directories(directory, _OPEN_DIRECTORY)
-    real = f"{directories[directory].rstrip('/')}/{posixpath.basename(arrival.path)}"
-    url = arrival.url
-    if url is None:
-        text = arrival.content
-        return [] if text is None else [Job(arrival.index, lambda _: _write(tree, real, text))]
-    storage = storages.for_url(url)
-    get = partial(cache.get, storage, url, arrival.shown) if cache else partial(storage.get, url)
-    return [Job(arrival.index, lambda progress: _fetch(get, tree, real, progress))]
+def _leave_out_replaced(arrivals: list[_Arrivals]) -> None:
+    """Remove what another input, which lies deeper or comes later, has at the same path."""
+    at: dict[str, list[_Arrivals]] = {}
+    replaced: dict[int, set[str]] = {}
+    for inner in sorted(arrivals, key=lambda a: (a.path.count("/"), a.index)):
+        above = inner.path
+        while above:
+            for outer in at.get(above, ()):
+                replaced.setdefault(outer.index, set()).update(map(inner.path_of, inner.entries))
+            above = above.rpartition("/")[0]
+        at.setdefault(inner.path, []).append(inner)
+    for outer in arrivals:
+        if paths := replaced.get(outer.index):
+            outer.entries = [e for e in outer.entries if outer.path_of(e) not in paths]
+
+
+def _make_directories(arrivals: list[_Arrivals], tree: Tree) -> dict[str, str]:
+    """Make all directories, whose real paths it returns; only files are left to come then."""
+    made: dict[str, str] = {}
+    for arrival in arrivals:
+        for entry in arrival.entries:
+            path = arrival.path_of(entry)
+            directory = path if entry.endswith("/") else posixpath.dirname(path)
+            if directory not in made:
+                with _about("inputs", arrival.index, path):
+                    made[directory] = tree.make_directories(directory, _OPEN_DIRECTORY)
+        arrival.entries = [entry for entry in arrival.entries if not entry.endswith("/")]
+    return made
+
+
+def _raise_first(plan: Plan, failures: dict[int, Exception]) -> None:
+    if failures:
+        first = min(failures)
+        path = next(download.path for download in plan.downloads if download.index == first)
+        with _about("inputs", first, path):
+            raise failures[first]
 
 
 def _fetch(get: Callable[[Path, Progress], int], tree: Tree, real: str, progress: Progress) -> int:
@@ -214,6 +239,44 @@ def _held(tree: Tree, real: str) -> Iterator[Path]:
             raise type(error)(message) from error
 
 
+class _Departures(msgspec.Struct):
+    """The files of one output, and its empty directories. `url` may hold secrets, `shown` does not.
+
+    `paths` are where the task's output has them, and nothing more, because there may be millions; a
+    directory ends in `/`. `tops` has the length of that part of each path which lies at `url`, or
+    at what the `prefix` of a pattern makes of it. `reals` is where links lead.
+    """
+
+    index: int
+    storage: Storage
+    url: str
+    shown: str
+    prefix: str | None
+    paths: list[str]
+    tops: array[int]
+    reals: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def below(self, url: str, number: int) -> str:
+        """What `url`, of the output, is for one of its paths."""
+        path, top = self.paths[number].rstrip("/"), self.tops[number]
+        if self.prefix is not None:
+            url = join(url, _rest(path[:top], self.prefix))
+        return join(url, path[top + 1 :]) if len(path) > top else url
+
+    def is_directory(self, number: int) -> bool:
+        """Whether it is an empty directory."""
+        return self.paths[number].endswith("/")
+
+    def leave_out(self, numbers: set[int]) -> None:
+        """Remove some of its paths."""
+        kept = [number for number in range(len(self)) if number not in numbers]
+        self.paths = [self.paths[number] for number in kept]
+        self.tops = array("I", [self.tops[number] for number in kept])
+
+
 def stage_out(
     plan: Plan, access: Access, tree: Tree, storages: Systems, calls: Calls, *, succeeded: bool
 ) -> None:
@@ -224,50 +287,49 @@ def stage_out(
     further ones are said. Otherwise all of them are only said, because the task has failed already.
     Calls `calls.uploaded` in the order of the outputs and, below these, of the names.
     """
-    began, say = time.monotonic(), calls.say
+    tally = _Tally()
     errors: dict[int, StorageError] = {}
-    departures: dict[str, _Departure] = {}
-    for upload in plan.uploads:
+    leaving: list[_Departures] = []
+    for upload in sorted(plan.uploads, key=lambda upload: upload.index):
+        url = access.outputs.get(upload.index, upload.url)
+        must_be = upload.required and succeeded
         try:
             with _about("outputs", upload.index, upload.path):
-                target = _Target(
-                    access.outputs.get(upload.index, upload.url), hide(printable(upload.url))
-                )
-                found = _departures(upload, target, tree, storages, calls)
-        except StorageNotFound as error:
-            if upload.required and succeeded:
-                errors[upload.index] = error
-            else:
-                say("warning", str(error))
-            continue
+                leaving.append(_departures(upload, url, tree, storages, calls, must_be=must_be))
         except StorageError as error:
             errors[upload.index] = error
-            continue
-        for departure in found:
-            other = departures.pop(departure.target.shown, None)
-            if other is not None:
-                say("warning", _overwritten(other, departure))
-            departures[departure.target.shown] = departure
-    leaving = list(departures.values())
-    jobs = [_sending(departure, tree, storages) for departure in leaving]
-    sizes: list[int] = []
+    _leave_out_overwritten(leaving, calls.say)
+    files = Rows(leaving)
+
+    def send(position: int, progress: Progress) -> int:
+        departures, number = files.at(position)
+        path, url = departures.paths[number], departures.below(departures.url, number)
+        if departures.is_directory(number):
+            departures.storage.make_directory(url)
+            return 0
+        with _held(tree, departures.reals.get(path, path)) as place:
+            return departures.storage.put(place, url, progress)
 
     def done(position: int, size: int) -> None:
-        sent = leaving[position]
-        sizes.append(size)
-        calls.uploaded(printable(sent.target.shown), printable(sent.path), size)
+        departures, number = files.at(position)
+        if not departures.is_directory(number):
+            tally.add(size)
+            shown = departures.below(departures.shown, number)
+            calls.uploaded(in_utf8(shown), in_utf8(departures.paths[number]), size)
 
-    failures = Transfers(jobs, all_or_nothing=False).run(done)
-    for index, failure in failures.items():
+    transfers = Transfers(
+        len(files), lambda position: files.at(position)[0].index, send, all_or_nothing=False
+    )
+    for index, failure in transfers.run(done).items():
         path = next(u.path for u in plan.uploads if u.index == index)
         try:
             with _about("outputs", index, path):
                 raise failure
         except StorageError as error:
             errors.setdefault(index, error)
-    if sizes:
-        say("info", f"outputs are written: {_amount(sizes, began)}")
-    _conclude(errors, say, succeeded)
+    if tally.files:
+        calls.say("info", f"outputs are written: {tally}")
+    _conclude(errors, calls.say, succeeded)
 
 
 def _conclude(errors: dict[int, StorageError], say: Say, succeeded: bool) -> None:
@@ -279,61 +341,77 @@ def _conclude(errors: dict[int, StorageError], say: Say, succeeded: bool) -> Non
 
 
 def _departures(
-    upload: Upload, target: _Target, tree: Tree, storages: Systems, calls: Calls
-) -> list[_Departure]:
-    """The files of one output, which go to `target` or below it; makes its empty directories.
-    Raises StorageNotFound if there is nothing that can be uploaded at the path of an
-    output that is not a pattern."""
+    upload: Upload, url: str, tree: Tree, storages: Systems, calls: Calls, *, must_be: bool
+) -> _Departures:
+    """What of one output goes to `url` or below it. Raises StorageNotFound if that is nothing,
+    `must_be` and the output is not a pattern."""
 
     def warn(text: str) -> None:
         calls.say("warning", f"outputs[{upload.index}]: {text}")
 
-    storage = storages.for_url(target.url)
-    matches = [(upload.path, target)]
-    if upload.prefix is not None:
-        prefix = _pruned(upload.prefix)
-        paths = expand(tree, upload.path)
-        matches = [(path, target.below(_rest(path, prefix))) for path in paths]
-        if not matches:
-            warn(f"nothing matches {printable(upload.path)}")
-    departures: list[_Departure] = []
+    storage = storages.for_url(url)
+    prefix = None if upload.prefix is None else _pruned(upload.prefix)
+    matches = [upload.path] if prefix is None else expand(tree, upload.path)
+    if not matches:
+        warn(f"nothing matches {printable(upload.path)}")
+    shown = hide(in_utf8(upload.url))
+    departures = _Departures(upload.index, storage, url, shown, prefix, [], array("I"), {})
     kinds: set[bool] = set()
-    for path, place in matches:
+    for path in matches:
         try:
             found = collect(tree, path, warn)
         except StorageNotFound as error:
-            if upload.prefix is None:
+            if prefix is not None:
+                warn(f"{printable(path)}: {error}; it is not uploaded")
+            elif must_be:
                 raise
-            warn(f"{printable(path)}: {error}; it is not uploaded")
+            else:
+                calls.say("warning", f"{_subject('outputs', upload.index, path)}: {error}")
             continue
         kinds.add(found.is_directory)
-        departures += _parts(upload.index, path, place, found)
-        for relative in found.empty:
-            storage.make_directory((place.below(relative) if relative else place).url)
+        departures.paths += (f"{directory}/" for directory in found.empty)
+        departures.paths += found.files
+        departures.tops.extend(
+            repeat(len(path.rstrip("/")), len(departures.paths) - len(departures.tops))
+        )
+        departures.reals.update(found.reals)
     if kinds:
         kind = FileType.DIRECTORY if kinds == {True} else FileType.FILE
-        if upload.type is None or (upload.prefix is None and kind is not upload.type):
+        if upload.type is None or (prefix is None and kind is not upload.type):
             calls.typed("outputs", upload.index, kind)
     return departures
 
 
-def _parts(index: int, path: str, place: _Target, found: Found) -> Iterator[_Departure]:
-    for real, relative in found.files:
-        if relative:
-            yield _Departure(index, f"{path}/{relative}", real, place.below(relative))
-        else:
-            yield _Departure(index, path, real, place)
+def _leave_out_overwritten(leaving: list[_Departures], say: Say) -> None:
+    """Remove the files where others, which come later, go to the same place; says so."""
 
+    def places() -> Iterator[tuple[_Departures, int, str]]:
+        for departures in leaving:
+            for number in range(len(departures)):
+                if not departures.is_directory(number):
+                    yield departures, number, departures.below(departures.shown, number)
 
-def _sending(departure: _Departure, tree: Tree, storages: Systems) -> Job:
-    url = departure.target.url
-    storage = storages.for_url(url)
-
-    def send(progress: Progress) -> int:
-        with _held(tree, departure.real) as place:
-            return storage.put(place, url, progress)
-
-    return Job(departure.index, send)
+    suspects = repeated(shown for _, _, shown in places())
+    if not suspects:
+        return
+    last: dict[str, tuple[_Departures, int]] = {}
+    overwritten: dict[int, set[int]] = {}
+    for departures, number, shown in places():
+        if hash(shown) not in suspects:
+            continue
+        if shown in last:
+            other, lost = last[shown]
+            say(
+                "warning",
+                f"outputs[{other.index}] ({printable(other.paths[lost])}) and"
+                f" outputs[{departures.index}] ({printable(departures.paths[number])}) both go to"
+                f" {shown}; the latter is kept",
+            )
+            overwritten.setdefault(other.index, set()).add(lost)
+        last[shown] = departures, number
+    for departures in leaving:
+        if departures.index in overwritten:
+            departures.leave_out(overwritten[departures.index])
 
 
 def _pruned(prefix: str) -> str:
@@ -348,17 +426,10 @@ def _rest(path: str, prefix: str) -> str:
     return path[len(shared) :]
 
 
-def _overwritten(other: _Departure, departure: _Departure) -> str:
-    return (
-        f"outputs[{other.index}] ({printable(other.path)}) and outputs[{departure.index}]"
-        f" ({printable(departure.path)}) both go to {departure.target.shown}; the latter is kept"
-    )
-
-
 @contextlib.contextmanager
 def _about(field: str, index: int, path: str) -> Iterator[None]:
     """Errors of the block as StorageErrors of the same class that begin with the item's name."""
-    subject = f"{field}[{index}] ({printable(path)})"
+    subject = _subject(field, index, path)
     with os_errors(subject):
         try:
             yield
@@ -366,6 +437,23 @@ def _about(field: str, index: int, path: str) -> Iterator[None]:
             raise type(error)(f"{subject}: {error}") from error
 
 
-def _amount(sizes: list[int], began: float) -> str:
-    files = "1 file" if len(sizes) == 1 else f"{len(sizes)} files"
-    return f"{files}, {sum(sizes)} bytes, in {time.monotonic() - began:.1f} s"
+def _subject(field: str, index: int, path: str) -> str:
+    return f"{field}[{index}] ({printable(path)})"
+
+
+class _Tally:
+    """What has been moved since it was made, in words."""
+
+    def __init__(self) -> None:
+        self.files = 0
+        self._bytes = 0
+        self._began = time.monotonic()
+
+    def add(self, size: int) -> None:
+        """Count a file."""
+        self.files += 1
+        self._bytes += size
+
+    def __str__(self) -> str:
+        files = "1 file" if self.files == 1 else f"{self.files} files"
+        return f"{files}, {self._bytes} bytes, in {time.monotonic() - self._began:.1f} s"

@@ -6,9 +6,10 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-
-import msgspec
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence, Sized
+from itertools import accumulate
+from typing import Generic, TypeVar
 
 from tesazure.storage.base import Progress
 
@@ -21,12 +22,15 @@ SETTLE_S = 2.0
 """How long transfers that are to end, or whose failure would come first, are waited for."""
 
 
-class Job(msgspec.Struct, frozen=True):
-    """One file to move. `group` is the index of its input or output; jobs are in this order."""
+Run = Callable[[int, Progress], int]
+"""Moves the file at a position and returns its size; calls the Progress now and then, which may
+raise."""
 
-    group: int
-    run: Callable[[Progress], int]
-    """Moves it and returns its size; calls the Progress now and then, which may raise."""
+
+Row = TypeVar("Row", bound=Sized)
+
+_Outcome = tuple[int, int, int | Exception]
+"""A position, the next one that is not meant as well, and the size or the failure."""
 
 
 class Stopped(Exception):
@@ -34,23 +38,34 @@ class Stopped(Exception):
 
 
 class Transfers:
-    """Runs jobs. With `all_or_nothing`, a failure ends all other groups; without, its own group."""
+    """Moves `count` files, which have positions from 0 on, and nothing else: there may be millions,
+    of which only those under way are known here. `group_of` a position is the index of its input or
+    output, which never decreases. With `all_or_nothing`, a failure ends all other groups; without,
+    its own group."""
 
     def __init__(
-        self, jobs: Sequence[Job], *, all_or_nothing: bool, workers: int = WORKERS
+        self,
+        count: int,
+        group_of: Callable[[int], int],
+        run: Run,
+        *,
+        all_or_nothing: bool,
+        workers: int = WORKERS,
     ) -> None:
-        self._jobs = jobs
+        self._group_of = group_of
+        self._run = run
         self._all_or_nothing = all_or_nothing
-        self._workers = min(workers, len(jobs))
-        self._positions = iter(range(len(jobs)))
+        self._workers = min(workers, count)
+        self._count = count
+        self._next = 0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._failures: dict[int, Exception] = {}
         self._first_failed: int | None = None
-        self._outcomes: queue.SimpleQueue[tuple[int, int | Exception] | None] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[_Outcome | None] = queue.SimpleQueue()
 
     def run(self, done: Callable[[int, int], None]) -> dict[int, Exception]:
-        """Calls `done(position, size)` in this thread, in the order of the jobs, for those that
+        """Calls `done(position, size)` in this thread, in the order of positions, for those that
         succeed. Returns the first failure of each group.
 
         With `all_or_nothing`, groups after the failed one end at once, those before it have
@@ -77,7 +92,7 @@ class Transfers:
 
     def _watch(self, done: Callable[[int, int], None]) -> None:
         running = self._workers
-        sizes: dict[int, int | None] = {}
+        ended: dict[int, tuple[int, int | None]] = {}
         told = 0
         deadline: float | None = None
         while running:
@@ -89,38 +104,48 @@ class Transfers:
             if outcome is None:
                 running -= 1
                 continue
-            position, result = outcome
-            sizes[position] = result if isinstance(result, int) else None
+            position, stop, result = outcome
+            ended[position] = stop, result if isinstance(result, int) else None
             if isinstance(result, Exception) and not isinstance(result, Stopped):
-                self._failures.setdefault(self._jobs[position].group, result)
+                self._failures.setdefault(self._group_of(position), result)
                 self._first_failed = min(self._failures)
                 if self._all_or_nothing and deadline is None:
                     deadline = time.monotonic() + SETTLE_S
-            while told in sizes:
-                size = sizes.pop(told)
+            while told in ended:
+                stop, size = ended.pop(told)
                 if size is not None:
                     done(told, size)
-                told += 1
+                told = stop
 
     def _work(self) -> None:
-        """One thread: takes jobs in order until there are none."""
-        while True:
-            with self._lock:
-                position = next(self._positions, None)
-            if position is None:
-                break
-            job = self._jobs[position]
+        """One thread: takes positions in order until there are none."""
+        while (taken := self._take()) is not None:
+            position, stop = taken
 
-            def progress(_: int, group: int = job.group) -> None:
+            def progress(_: int, group: int = self._group_of(position)) -> None:
                 if not self._wanted(group):
                     raise Stopped
 
             try:
                 progress(0)
-                self._outcomes.put((position, job.run(progress)))
+                self._outcomes.put((position, stop, self._run(position, progress)))
             except Exception as error:
-                self._outcomes.put((position, error))
+                self._outcomes.put((position, stop, error))
         self._outcomes.put(None)
+
+    def _take(self) -> tuple[int, int] | None:
+        """The next position and the one after; of a group that is no longer wanted, the one after
+        all of it."""
+        with self._lock:
+            position = self._next
+            if position == self._count:
+                return None
+            self._next += 1
+            group = self._group_of(position)
+            if not self._wanted(group):
+                while self._next < self._count and self._group_of(self._next) == group:
+                    self._next += 1
+            return position, self._next
 
     def _wanted(self, group: int) -> bool:
         if self._stopped.is_set():
@@ -128,3 +153,30 @@ class Transfers:
         if self._all_or_nothing:
             return self._first_failed is None or group < self._first_failed
         return group not in self._failures
+
+
+class Rows(Generic[Row]):
+    """Lists one behind the other: positions of files that are kept as a list for each group."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+        self._ends = list(accumulate(map(len, rows)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def at(self, position: int) -> tuple[Row, int]:
+        """The list that holds a position, and the number in that list."""
+        row = bisect_right(self._ends, position)
+        return self._rows[row], position - self._ends[row] + len(self._rows[row])
+
+
+def repeated(texts: Iterable[str]) -> set[int]:
+    """Hashes of the texts that come more than once, and perhaps of a few more: texts of which
+    nothing is kept are compared this way before any that are."""
+    seen: set[int] = set()
+    again: set[int] = set()
+    for text in texts:
+        key = hash(text)
+        (again if key in seen else seen).add(key)
+    return again

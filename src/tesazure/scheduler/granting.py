@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from tesazure.access import Access
 from tesazure.errors import (
     BackendError,
-    BackendUnavailable,
+    NotGranted,
     StoreError,
     TesazureError,
     Unplaceable,
@@ -16,6 +17,8 @@ from tesazure.plan import Plan
 from tesazure.sealing import Seal
 from tesazure.secrecy import Censor, is_hidden, of_field
 from tesazure.store.base import Store
+
+log = logging.getLogger(__name__)
 
 Grant = Callable[[Plan, Mapping[str, str]], Awaitable[Access]]
 """The Access of an attempt, given its Plan and the whole URLs of those in it whose secrets were cut
@@ -38,7 +41,7 @@ class Granting:
 
     async def access(self, plan: Plan) -> Access:
         """For an attempt that is about to be submitted. Raises Unplaceable with the reason,
-        BackendUnavailable for what may pass, StoreUnavailable."""
+        NotGranted for what may pass, StoreUnavailable."""
         whole: dict[str, str] = {}
         try:
             if _lacks_secrets(plan):
@@ -51,7 +54,10 @@ class Granting:
             raise
         except TesazureError as error:
             reason = f"no access to its files: {Censor(whole.values())(str(error))}"
-            raise (BackendUnavailable if error.retryable else Unplaceable)(reason) from None
+            raise (NotGranted if error.retryable else Unplaceable)(reason) from None
+        except Exception as error:
+            log.exception("task=%s a grant failed", plan.task_id)
+            raise NotGranted(f"no access to its files: {type(error).__name__}") from None
 
 
 def _lacks_secrets(plan: Plan) -> bool:

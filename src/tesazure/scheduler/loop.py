@@ -17,7 +17,13 @@ from typing import Any
 import msgspec
 
 from tesazure.backends.base import Backend
-from tesazure.errors import BackendError, StaleVersion, StoreError, StoreUnavailable
+from tesazure.errors import (
+    BackendError,
+    NotGranted,
+    StaleVersion,
+    StoreError,
+    StoreUnavailable,
+)
 from tesazure.lifecycle import (
     Action,
     Advance,
@@ -66,6 +72,9 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     kept: Kept = Kept()
     backfill_s: float = 30.0
     lease_s: float = 30.0
+    grant_tries: int = 8
+    """How often an attempt's access to its files is asked for, in a minute all in all; an attempt
+    that waits for it keeps others from its room."""
     window: int = 512
     """How many queued tasks, the oldest, are looked at together."""
 
@@ -75,6 +84,8 @@ class Trouble(msgspec.Struct, frozen=True):
     monotonic clock."""
 
     failures: int = 0
+    ungranted: int = 0
+    """Of these, how many in which there was no access to its files."""
     reason: str = ""
     due: float = 0.0
 
@@ -352,7 +363,7 @@ class Scheduler:
                 return False
 
     def _facts(self, task: Watched) -> Facts:
-        row = task.attempt
+        row, trouble = task.attempt, self._troubled.get(task.id, Trouble())
         attempt = row and Attempt(row.number, row.key, row.started, row.handle, row.released)
         return Facts(
             task_id=task.id,
@@ -360,6 +371,7 @@ class Scheduler:
             max_runtime_s=task.max_runtime_s,
             attempt=attempt or None,
             seen_events=row.seen_events if row else 0,
+            ungranted=trouble.reason if trouble.ungranted >= self._config.grant_tries else "",
             cancel_asked=self._cancel_asked.get(task.id),
         )
 
@@ -372,7 +384,7 @@ class Scheduler:
         except StoreUnavailable as error:
             self._trouble(task, str(error))
         except BackendError as error:
-            await self._trouble_told(task, str(error))
+            await self._trouble_told(task, str(error), ungranted=isinstance(error, NotGranted))
         except Exception as error:
             log.exception("task=%s an action failed", task.id)
             await self._trouble_told(task, str(error))
@@ -415,17 +427,20 @@ class Scheduler:
             del self._busy[task.id]
             self._signal()
 
-    async def _trouble_told(self, task: Watched, reason: str) -> None:
+    async def _trouble_told(self, task: Watched, reason: str, *, ungranted: bool = False) -> None:
         """As `_trouble`; when it lasts, whoever looks at the task is told."""
-        if self._trouble(task, reason) == TOLD_AFTER:
+        if self._trouble(task, reason, ungranted=ungranted) == TOLD_AFTER:
             with contextlib.suppress(StoreError):
                 await self._performer.say(task.id, _held_up(reason))
 
-    def _trouble(self, task: Watched, reason: str) -> int:
+    def _trouble(self, task: Watched, reason: str, *, ungranted: bool = False) -> int:
         """Have a task tried again, ever later; how often it failed in a row."""
-        failures = self._troubled.get(task.id, Trouble()).failures + 1
+        before = self._troubled.get(task.id, Trouble())
+        failures = before.failures + 1
         delay = min(0.5 * 2 ** (failures - 1), 60.0)
-        self._troubled[task.id] = Trouble(failures, reason, time.monotonic() + delay)
+        self._troubled[task.id] = Trouble(
+            failures, before.ungranted + ungranted, reason, time.monotonic() + delay
+        )
         self._stale = True  # whether the last write was committed is not known
         log.warning("task=%s tried again in %g s: %s", task.id, delay, reason)
         return failures

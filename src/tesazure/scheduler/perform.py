@@ -172,9 +172,18 @@ class Performer:
         return await self._commit(task, **changes)
 
     async def _retry(self, task: Watched, action: Retry, released: bool | None) -> Watched:
+        handle = None
+        if task.attempt is not None and task.attempt.handle is None:
+            # An interrupted submit may have left something all the same.
+            handle = await self._backend.find(task.attempt.key)
+            if handle is not None:
+                await self._backend.release(handle)
+            released = True
         said = f"{action.reason}; another attempt follows"
         changes: dict[str, Any] = {
             "state": State.QUEUED,
+            "via": State.INITIALIZING if task.state is State.QUEUED else None,
+            "handle": handle,
             "log": _ended_log(task.attempt, action.report, [said]),
             "released": released,
             "retry_at": time.time() + action.delay_s,

@@ -236,8 +236,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     credential_hours: Annotated[
         float,
         Help(
-            "Hours that credentials last which the server makes for a task without a time limit; at"
-            " most 168. A task that takes longer cannot write its outputs.",
+            "Hours that credentials last at most which the server makes for a task; those for one"
+            " without a time limit do. At most 168. A task that takes longer cannot write its"
+            " outputs.",
             live=True,
         ),
     ] = 168

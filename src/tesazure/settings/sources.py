@@ -31,6 +31,13 @@ Source = Literal["default", "file", "Key Vault", "environment", "command line"]
 NOT_IN_VAULT = frozenset({"keyvault_url", "keyvault_endpoint_suffix", "keyvault_verify_challenge"})
 """What leads to the vault cannot come from it."""
 
+_FLAGS = {
+    **{name: f"--{name.replace('_', '-')}" for name in ("host", "port", "data_dir", "allow_dir")},
+    **{name: f"--{name.replace('_', '-')}" for name in ("database_url", "log_level")},
+    "local_engine": "--engine",
+}
+"""Settings with a flag of their own; the others come by --set."""
+
 _KEPT_BACK = re.compile(
     rf"{PREFIX}|{CLIENT_PREFIX}TOKEN$|PGPASSWORD$|IDENTITY_HEADER$|MSI_SECRET$"
     r"|(AZURE|AWS|GOOGLE|GCLOUD)_.*(SECRET|PASSWORD|KEY|TOKEN|SAS|CREDENTIALS|CONNECTION_STRING)"
@@ -135,7 +142,7 @@ def from_command_line(values: Mapping[str, Any], given: Given) -> None:
     """Setting name -> value; None means not given."""
     for name, value in values.items():
         if value is not None:
-            place = f"--{name.replace('_', '-')}"
+            place = _FLAGS.get(name, f"--set {PREFIX}{name.upper()}")
             given.candidates.append(Candidate("command line", place, name, value))
 
 

@@ -11,9 +11,9 @@ import datetime as dt
 import re
 from collections.abc import Iterator
 
-from tesazure.errors import PermissionDenied, StorageError, StorageUnavailable
+from tesazure.errors import PermissionDenied, StorageError, StorageUnavailable, UnsupportedUrl
 from tesazure.storage.azure_urls import AzureUrl
-from tesazure.storage.urls import redact
+from tesazure.storage.urls import printable, redact
 from tesazure.storage.wire import Answer, require, service_code, status_of
 
 _WORDS = {
@@ -118,7 +118,11 @@ def expired(target: AzureUrl) -> str:
 
 
 def check_sas(target: AzureUrl, shown: str, *, any_of: str) -> None:
-    """Raises PermissionDenied for a SAS that is expired, or permits none of `any_of` (sp)."""
+    """Raises PermissionDenied for a SAS that is expired, or permits none of `any_of` (sp), and
+    UnsupportedUrl for parameters without a SAS."""
+    if foreign := target.foreign_parameters():
+        text = f"without a SAS of its own it cannot have the parameter {printable(foreign[0])!r}"
+        raise UnsupportedUrl(f"{shown}: {text}")
     permitted = target.signed("sp")
     problem = expired(target)
     if not problem and permitted and not set(permitted) & set(any_of):

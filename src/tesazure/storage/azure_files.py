@@ -10,8 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import re
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +18,8 @@ from tesazure.errors import PermissionDenied, StorageError, UnsupportedUrl
 from tesazure.storage.azure_answers import about, accept, check_sas, words
 from tesazure.storage.azure_requests import VERSION, Requests, name_of
 from tesazure.storage.azure_urls import FileUrl
-from tesazure.storage.base import Entry, Progress, Stat
+from tesazure.storage.base import Entry, Progress, Stat, waiting
+from tesazure.storage.beside import beside, is_beside, part_name
 from tesazure.storage.content_types import content_type
 from tesazure.storage.digests import Digest
 from tesazure.storage.parts import download, in_parts
@@ -48,7 +47,6 @@ _NEW_DIRECTORY = {
 }
 _ANOTHER_KIND = frozenset({"ResourceNotFound", "ResourceTypeMismatch"})
 """What is asked about is no file, or no directory."""
-_TEMPORARY = re.compile(r"\.tesazure-[0-9a-f]{16}\.part")
 
 
 class AzureFilesStorage:
@@ -66,9 +64,11 @@ class AzureFilesStorage:
         self._page = page
 
     def check(self, url: str, *, writing: bool) -> None:
-        """Raises UnsupportedUrl for names that Azure does not allow, and PermissionDenied for a SAS
-        that its own text says is expired, for something else, or for a single file to write."""
+        """Raises UnsupportedUrl for names that Azure does not allow, and PermissionDenied for a
+        refused address and for a SAS that its own text says is expired, for something else, or for
+        a single file to write."""
         target = self._parse(url)
+        self._requests.transport.check(target.url)
         check_sas(target, redact(url), any_of="w" if writing else "r")
         if writing and target.signed("sr") == "f":
             raise PermissionDenied(
@@ -111,13 +111,11 @@ class AzureFilesStorage:
             _require_name(target)
             if source.size > _LARGEST:
                 raise StorageError(f"{source.size} bytes are more than a file there can hold")
-            directory, _, _ = target.path.rpartition("/")
-            name = f".tesazure-{secrets.token_hex(8)}.part"
-            temporary = target.at(f"{directory}/{name}" if directory else name)
+            temporary = target.at(beside(target.path, part_name()))
             try:
                 identity = self._write(temporary, content_type(target.path), source, progress)
                 source.check_unchanged()
-                self._rename(temporary, target, identity)
+                self._rename(temporary, target, identity, waiting(progress))
             except BaseException:
                 with contextlib.suppress(StorageError, Again):
                     url = temporary.url
@@ -158,11 +156,13 @@ class AzureFilesStorage:
             path = "/".join(filter(None, (start, relative)))
             is_empty = True
             for name, size in self._names(top.at(path)):
+                if size is not None and is_beside(name):
+                    continue
                 is_empty = False
                 below = f"{relative}/{name}" if relative else name
                 if size is None:
                     pending.append(below)
-                elif not _TEMPORARY.fullmatch(name):
+                else:
                     yield Entry(below, size)
             if is_empty and relative:
                 yield Entry(relative, 0, is_directory=True)
@@ -194,10 +194,11 @@ class AzureFilesStorage:
         }
         if source.size <= _RANGE:
             headers["x-ms-content-md5"] = source.md5(0, source.size)
-        answer = self._requests.ask("PUT", temporary, headers=headers)
+        asked = waiting(progress)
+        answer = self._requests.ask("PUT", temporary, headers=headers, progress=asked)
         if service_code(answer) == "ParentNotFound":
-            self._make_directory(temporary.at(temporary.path.rpartition("/")[0]))
-            answer = self._requests.ask("PUT", temporary, headers=headers)
+            self._make_directory(temporary.at(temporary.path.rpartition("/")[0]), asked)
+            answer = self._requests.ask("PUT", temporary, headers=headers, progress=asked)
         accept(answer, "PUT", temporary)
 
         def send(_: int, offset: int, length: int, progress: Progress | None) -> None:
@@ -220,10 +221,10 @@ class AzureFilesStorage:
         else:
             with source.md5_meanwhile() as md5:
                 in_parts(source.size, _RANGE, send, progress)
-                self._set_md5(temporary, kind, md5(progress))
+                self._set_md5(temporary, kind, md5(progress), asked)
         return answer.headers.get("x-ms-file-id", "")
 
-    def _set_md5(self, temporary: FileUrl, kind: str, md5: str) -> None:
+    def _set_md5(self, temporary: FileUrl, kind: str, md5: str, progress: Progress | None) -> None:
         """Setting one of a file's properties takes all of them, or they are lost."""
         headers = {
             "x-ms-content-md5": md5,
@@ -233,35 +234,45 @@ class AzureFilesStorage:
             "x-ms-file-last-write-time": "preserve",
             "x-ms-file-permission": "preserve",
         }
-        answer = self._requests.ask("PUT", temporary, "comp=properties", headers=headers)
+        answer = self._requests.ask(
+            "PUT", temporary, "comp=properties", headers=headers, progress=progress
+        )
         accept(answer, "PUT properties", temporary)
 
-    def _rename(self, temporary: FileUrl, target: FileUrl, identity: str) -> None:
+    def _rename(
+        self, temporary: FileUrl, target: FileUrl, identity: str, progress: Progress | None
+    ) -> None:
         headers = {
             "x-ms-file-rename-source": temporary.url,
             "x-ms-file-rename-replace-if-exists": "true",
             "x-ms-file-rename-ignore-readonly": "true",
         }
-        answer = self._requests.ask("PUT", target, "comp=rename", headers=headers)
+        answer = self._requests.ask(
+            "PUT", target, "comp=rename", headers=headers, progress=progress
+        )
         if answer.status == 404 and identity:
             # Perhaps it was done by a try whose answer was lost.
-            done = self._requests.ask("HEAD", target)
+            done = self._requests.ask("HEAD", target, progress=progress)
             if done.headers.get("x-ms-file-id") == identity:
                 return
         accept(answer, "PUT rename", target)
 
-    def _make_directory(self, target: FileUrl) -> None:
+    def _make_directory(self, target: FileUrl, progress: Progress | None = None) -> None:
         """Tries the directory itself first, and its parents only where these are missing."""
         if not target.path:
             return
-        answer = self._requests.ask("PUT", target, "restype=directory", headers=_NEW_DIRECTORY)
+        answer = self._requests.ask(
+            "PUT", target, "restype=directory", headers=_NEW_DIRECTORY, progress=progress
+        )
         if service_code(answer) == "ParentNotFound":
-            self._make_directory(target.at(target.path.rpartition("/")[0]))
-            answer = self._requests.ask("PUT", target, "restype=directory", headers=_NEW_DIRECTORY)
+            self._make_directory(target.at(target.path.rpartition("/")[0]), progress)
+            answer = self._requests.ask(
+                "PUT", target, "restype=directory", headers=_NEW_DIRECTORY, progress=progress
+            )
         if service_code(answer) != "ResourceAlreadyExists":
             accept(answer, "PUT directory", target)
             return
-        found = self._requests.ask("HEAD", target, "restype=directory")
+        found = self._requests.ask("HEAD", target, "restype=directory", progress=progress)
         if service_code(found) in _ANOTHER_KIND:
             shown = printable(target.path)
             raise StorageError(f"{shown} is a file there, and cannot become a directory")

@@ -19,6 +19,10 @@ VERSION = {"x-ms-version": "2024-11-04"}
 known to all clouds and to the emulator."""
 
 
+_LONGEST_PAGE = 64 * 2**20
+"""Bytes: more than 5000 of the longest names take with all the metadata that there may be."""
+
+
 class Requests:
     """Asks one service, with the headers that all of its requests need."""
 
@@ -62,9 +66,13 @@ class Requests:
         def once() -> tuple[Answer, bytes]:
             # Not for the progress, which counts the bytes of files.
             body = bytearray()
-            answer = self.transport.send(
-                "GET", url, headers=self.headers, sink=lambda _: body.extend
-            )
+
+            def take(data: bytes) -> None:
+                if len(body) + len(data) > _LONGEST_PAGE:
+                    raise StorageError("LIST: the answer is longer than any list of Azure's")
+                body.extend(data)
+
+            answer = self.transport.send("GET", url, headers=self.headers, sink=lambda _: take)
             return answer, bytes(body)
 
         answer, body = self.transport.persist("LIST", once)

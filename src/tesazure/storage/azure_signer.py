@@ -12,14 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
 from tesazure.azure_identity import Identity, credential_of, short, was_answered
-from tesazure.errors import PermissionDenied, StorageError, StorageUnavailable
-from tesazure.storage.azure_urls import AzureUrl, BlobUrl
+from tesazure.errors import PermissionDenied, StorageError, StorageUnavailable, TesazureError
+from tesazure.storage.azure_urls import AzureUrl, BlobUrl, is_account_host
 from tesazure.storage.sas import DelegationKey, Grant, Place, delegation_sas, service_sas
 
 if TYPE_CHECKING:
@@ -33,11 +33,17 @@ _KEY_SLACK = timedelta(hours=1)
 """A cached key that lacks less than this of the longest life is as good as a new one."""
 _REFUSED_S = 300.0
 """Seconds for which an account that refused our identity is not asked again."""
+_AWAY_S = 60.0
+"""The same of one that cannot be reached: its name may be mistyped."""
+_MOST_ACCOUNTS = 1000
+"""Of so many accounts that tasks name something is remembered."""
 _SCOPE = "https://storage.azure.com/.default"
 _TIMEOUTS: dict[str, Any] = {"connection_timeout": 10, "read_timeout": 20}
 """Of requests to storage, in seconds."""
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class AzureConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +70,10 @@ class Wanted(msgspec.Struct, frozen=True):
     whole: bool
 
 
+class _AccountAway(StorageUnavailable):
+    """The service of an account cannot be connected to, or there is no such account."""
+
+
 class _Held(msgspec.Struct, frozen=True):
     key: DelegationKey
     expires: datetime
@@ -78,15 +88,16 @@ class AzureSigner:
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
         self._keys: dict[str, _Held] = {}
-        self._refusals: dict[str, tuple[float, str]] = {}
-        """Service's URL -> until when on the monotonic clock, and what it said."""
+        self._refusals: dict[str, tuple[float, StorageError]] = {}
+        """Service's URL -> until when on the monotonic clock, and the error."""
         self._credential: TokenCredential | None = None
 
     def signed(self, url: AzureUrl, wanted: Wanted, lifetime_s: float) -> tuple[str, str]:
         """The URL with a signature good for `lifetime_s` seconds (at most seven days where it is an
         identity's), empty without the means to sign, and a remark for the task's log, mostly none.
-        Raises PermissionDenied when the configured account refuses our identity or there
-        is none, StorageUnavailable when Azure cannot be asked now."""
+        Raises PermissionDenied when the configured account refuses our identity or there is none,
+        StorageUnavailable when Azure cannot be asked now. Other accounts that refuse our identity,
+        or cannot be reached, go unsigned with a remark."""
         now = datetime.fromtimestamp(self._clock(), UTC)
         grant = Grant(
             rights=wanted.rights,
@@ -102,21 +113,17 @@ class AzureSigner:
         )
         ours = url.endpoint in self._config.services
         if ours and self._config.key:
-            return self._with(url, service_sas(place, grant, self._config.key)), ""
+            return url.signed_by(service_sas(place, grant, self._config.key)).url, ""
         if not self.has_identity or not (ours or self._is_of_our_cloud(url)):
             return "", ""
         try:
             held = self._delegation_key(url, now, grant.expiry)
-        except PermissionDenied as error:
+        except (PermissionDenied, _AccountAway) as error:
             if ours:
                 raise
             return "", f"{error}; its files are asked for anonymously"
         grant = msgspec.structs.replace(grant, expiry=min(grant.expiry, held.expires))
-        return self._with(url, delegation_sas(place, grant, held.key)), ""
-
-    def _with(self, url: AzureUrl, sas: str) -> str:
-        query = "&".join(filter(None, (url.query, sas)))
-        return msgspec.structs.replace(url, query=query).url
+        return url.signed_by(delegation_sas(place, grant, held.key)).url, ""
 
     def _account(self, url: AzureUrl) -> str:
         """The real name of the account: a custom domain does not show it."""
@@ -130,28 +137,36 @@ class AzureSigner:
     def _is_of_our_cloud(self, url: AzureUrl) -> bool:
         """Whether a token may be shown to a service: it is Microsoft's, and asked over TLS."""
         parts = urlsplit(url.endpoint)
-        return parts.scheme == "https" and (parts.hostname or "").endswith(self._config.cloud)
+        return parts.scheme == "https" and is_account_host(parts.hostname or "", self._config.cloud)
 
     def _delegation_key(self, url: AzureUrl, now: datetime, wanted: datetime) -> _Held:
         """A key of the service that is good until `wanted`, or nearly as long as one can be."""
         needed = min(wanted, now + timedelta(days=DELEGATION_DAYS) - EARLIER - _KEY_SLACK)
         with self._lock:
-            lock = self._locks.setdefault(url.endpoint, threading.Lock())
+            lock = self._locks.get(url.endpoint) or threading.Lock()
+            _remember(self._locks, url.endpoint, lock)
         with lock:  # one asks, the others wait for its answer
             key = self._keys.get(url.endpoint)
             if key is not None and key.expires >= needed:
                 return key
-            until, said = self._refusals.get(url.endpoint, (0.0, ""))
-            if time.monotonic() < until:
-                raise PermissionDenied(said)
+            until, refusal = self._refusals.get(url.endpoint, (0.0, None))
+            if refusal is not None and time.monotonic() < until:
+                raise type(refusal)(str(refusal))
             try:
                 key = self._ask_for_key(url, now - EARLIER)
-            except PermissionDenied as error:
-                self._refusals[url.endpoint] = time.monotonic() + _REFUSED_S, str(error)
+            except (PermissionDenied, _AccountAway) as error:
                 _log.warning("%s", error)
+                is_away = isinstance(error, _AccountAway)
+                if not is_away or url.endpoint not in self._config.services:
+                    until = time.monotonic() + (_AWAY_S if is_away else _REFUSED_S)
+                    self._note(self._refusals, url, (until, type(error)(str(error))))
                 raise
-            self._keys[url.endpoint] = key
+            self._note(self._keys, url, key)
             return key
+
+    def _note(self, memory: dict[str, T], url: AzureUrl, value: T) -> None:
+        with self._lock:
+            _remember(memory, url.endpoint, value)
 
     def _ask_for_key(self, url: AzureUrl, start: datetime) -> _Held:
         from azure.core import exceptions
@@ -162,8 +177,9 @@ class AzureSigner:
             credential = self._identity()
             self._check_identity(credential)
             try:
-                with self._client(url, credential) as client:
-                    got = client.get_user_delegation_key(start, expires)
+                got = self._user_key(url, credential, start, expires)
+            except exceptions.ServiceRequestError as error:
+                raise _AccountAway(f"{about} cannot be reached: {short(error)}") from error
             except exceptions.HttpResponseError as error:
                 raise _refusal(about, error) from error
             except exceptions.AzureError as error:
@@ -204,27 +220,42 @@ class AzureSigner:
                 self._credential = credential_of(self._config.identity)
             return self._credential
 
-    def _client(self, url: AzureUrl, credential: TokenCredential) -> Any:
-        options: dict[str, Any] = {
-            **_TIMEOUTS,
-            "connection_verify": self._config.identity.ca_bundle or True,
-        }
+    def _transport(self) -> Any:
+        """As `storage.transport` has it: proxies that the environment names are not used."""
+        from azure.core.pipeline.transport import RequestsTransport
+
+        verify = self._config.identity.ca_bundle or True
+        return RequestsTransport(use_env_settings=False, connection_verify=verify, **_TIMEOUTS)
+
+    def _user_key(
+        self, url: AzureUrl, credential: TokenCredential, start: datetime, expires: datetime
+    ) -> Any:
+        """What Get User Delegation Key answers; raises the SDK's errors."""
+        retries: dict[str, Any] = {"initial_backoff": 1, "increment_base": 2, "retry_total": 2}
+        if url.endpoint not in self._config.services:
+            retries["retry_total"] = 1  # it may be a name that somebody mistyped
+        transport = self._transport()
         if isinstance(url, BlobUrl):
             from azure.storage.blob import BlobServiceClient, ExponentialRetry
 
-            retry = ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=2)
-            return BlobServiceClient(url.endpoint, credential, retry_policy=retry, **options)
+            with BlobServiceClient(
+                url.endpoint,
+                credential,
+                retry_policy=ExponentialRetry(**retries),
+                transport=transport,
+            ) as blobs:
+                return blobs.get_user_delegation_key(key_start_time=start, key_expiry_time=expires)
         from azure.storage.fileshare import ExponentialRetry as FilesRetry
         from azure.storage.fileshare import ShareServiceClient
 
-        retry_files = FilesRetry(initial_backoff=1, increment_base=2, retry_total=2)
-        return ShareServiceClient(
+        with ShareServiceClient(
             url.endpoint,
             credential=credential,
             token_intent="backup",  # noqa: S106 - no password but a reason: it is not for a file
-            retry_policy=retry_files,
-            **options,
-        )
+            retry_policy=FilesRetry(**retries),
+            transport=transport,
+        ) as shares:
+            return shares.get_user_delegation_key(start=start, expiry=expires)
 
 
 def _refusal(about: str, error: Any) -> StorageError:
@@ -240,12 +271,27 @@ def _refusal(about: str, error: Any) -> StorageError:
     return StorageError(f"{about} gives no user delegation key: {answer}")
 
 
+def _remember(memory: dict[str, T], name: str, value: T) -> None:
+    """Put it into a memory of bounded size, as its newest entry."""
+    memory.pop(name, None)
+    memory[name] = value
+    if len(memory) > _MOST_ACCOUNTS:
+        del memory[next(iter(memory))]
+
+
 @contextlib.contextmanager
 def _sdk() -> Iterator[None]:
-    """Says what to install where the SDKs are not."""
+    """Says what to install where the SDKs are not. Whatever else the SDKs raise is an error of
+    storage: they are others' code, of which several versions do."""
     try:
         yield
+    except TesazureError:
+        raise
     except ImportError as error:
         raise StorageError(
             "signing for Azure storage needs Microsoft's SDKs: pip install 'tesazure[azure]'"
         ) from error
+    except Exception as error:
+        _log.exception("Microsoft's SDK failed")
+        text = f"Microsoft's SDK failed: {type(error).__name__}: {short(error)}"
+        raise StorageError(text) from error

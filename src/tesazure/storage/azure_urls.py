@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 from typing import ClassVar, Self
-from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlsplit
+from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode, urlsplit
 
 import msgspec
 
@@ -25,6 +25,11 @@ from tesazure.storage.urls import host_of, redact, scheme_of
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LEGAL_CONTAINER = re.compile(r"[a-z0-9](?:-?[a-z0-9])+")
+_ACCOUNT_HOST = re.compile(
+    r"([a-z0-9]{3,24})(?:-[a-z0-9]+)*((?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*)"
+)
+"""What precedes the suffix in a service's host: the account's name, perhaps which of its endpoints
+(`-secondary`, `-internetrouting`), perhaps a DNS zone or `privatelink`."""
 _FORBIDDEN_IN_FILES = re.compile(r'["\\:|<>*?\x00-\x1f\x7f]')
 
 
@@ -45,6 +50,8 @@ class AzureUrl(msgspec.Struct, frozen=True, kw_only=True):
     unit: ClassVar[str]
     system_containers: ClassVar[frozenset[str]] = frozenset()
     """Azure's own, whose names break the rules for others."""
+    versions: ClassVar[frozenset[str]] = frozenset({"snapshot", "versionid"})
+    """Parameters that choose a version of what the URL names, and nothing else."""
 
     @classmethod
     def parse(cls, url: str, endpoints: Endpoints) -> Self:
@@ -117,6 +124,20 @@ class AzureUrl(msgspec.Struct, frozen=True, kw_only=True):
         """A parameter of the SAS, decoded (`se`, `sp`, `sr`, …); empty when it has none."""
         return dict(parse_qsl(self.query)).get(parameter, "")
 
+    def signed_by(self, sas: str) -> Self:
+        """With our signature, and nothing of its own query but which version is meant: parameters
+        of a client's could ask for something else in our name."""
+        kept = [pair for pair in parse_qsl(self.query) if pair[0] in self.versions]
+        query = "&".join(filter(None, (urlencode(kept, quote_via=quote, safe=""), sas)))
+        return msgspec.structs.replace(self, query=query)
+
+    def foreign_parameters(self) -> list[str]:
+        """Of a URL without a signature: the names of parameters that it may not have."""
+        if self.signed("sig"):
+            return []
+        names = (name for name, _ in parse_qsl(self.query, keep_blank_values=True))
+        return [name for name in names if name not in self.versions]
+
     def _with(self, query: str) -> str:
         path = quote(f"/{self.container}/{self.path}" if self.path else f"/{self.container}")
         return f"{self.endpoint}{path}{'?' if query else ''}{query}"
@@ -164,6 +185,7 @@ class FileUrl(AzureUrl, frozen=True, kw_only=True):
 
     service = "Azure Files"
     unit = "share"
+    versions = frozenset({"sharesnapshot"})
 
     @classmethod
     def _places(cls, endpoints: Endpoints) -> tuple[str, tuple[str, ...]]:
@@ -179,7 +201,8 @@ class FileUrl(AzureUrl, frozen=True, kw_only=True):
 
 
 def _found(url: str, configured: str, suffixes: tuple[str, ...]) -> tuple[str, str, str] | None:
-    """Endpoint, account, and the encoded path below it; None for other services' URLs."""
+    """Endpoint, account, and the encoded path below it; None for other services' URLs. Raises
+    UnsupportedUrl for a host with the service's suffix that is no account's."""
     origin = _origin(url)
     if origin is None:
         return None
@@ -190,11 +213,22 @@ def _found(url: str, configured: str, suffixes: tuple[str, ...]) -> tuple[str, s
         if path == base or path.startswith(f"{base}/"):
             endpoint = configured.rstrip("/")
             return endpoint, _account(endpoint, suffixes), path[len(base) :].lstrip("/")
-    if not host.endswith(suffixes) or host.startswith("."):
+    if not host.endswith(suffixes):
         return None
+    if not is_account_host(host, suffixes):
+        text = "an account's name has 3 to 24 lower-case letters and digits"
+        raise UnsupportedUrl(f"{redact(url)}: not a URL of a storage account: {text}")
     shown = "" if port == _DEFAULT_PORTS[scheme] else f":{port}"
     endpoint = f"{scheme}://{host}{shown}"
     return endpoint, _account(endpoint, suffixes), path.lstrip("/")
+
+
+def is_account_host(host: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether a host, in lower case, is an account's of the services with these suffixes."""
+    return any(
+        host.endswith(suffix) and _ACCOUNT_HOST.fullmatch(host.removesuffix(suffix))
+        for suffix in suffixes
+    )
 
 
 def _is_text(name: str) -> bool:
@@ -219,4 +253,5 @@ def _account(endpoint: str, suffixes: tuple[str, ...]) -> str:
     named = parts.path.strip("/")
     if named and not (parts.hostname or "").endswith(suffixes):
         return named
-    return (parts.hostname or "").partition(".")[0].removesuffix("-secondary")
+    label = (parts.hostname or "").partition(".")[0]
+    return label.partition("-")[0] if (parts.hostname or "").endswith(suffixes) else label

@@ -5,15 +5,22 @@ Sync on purpose: the runner moves files in threads, and must start without an ev
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
 Progress = Callable[[int], None]
 """Called with the number of bytes moved since the last call, and now and then with 0 while a
 transfer waits. May raise to stop the transfer, which then leaves nothing behind."""
+
+
+def waiting(progress: Progress | None) -> Progress | None:
+    """What may stop a transfer as `progress` may, and does not count bytes: for requests whose
+    bodies are no part of a file."""
+    return (lambda _: progress(0)) if progress else None
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -25,14 +32,27 @@ class Entry(msgspec.Struct, frozen=True):
     is_directory: bool = False
 
 
+_SETTLED_S = 10
+"""More than file systems' clocks tick in (FAT's two seconds), and than clocks should differ."""
+
+
+def settled(modified: float) -> bool:
+    """Whether what was last changed then, in seconds since 1970, will have another time if it is
+    changed again, even where times are in seconds."""
+    return time.time() - modified > _SETTLED_S
+
+
 class Stat(msgspec.Struct, frozen=True):
     """What lies at a URL. `size` in bytes, None when the system does not tell; `checksum` as
-    `algorithm:hex` when the system offers one; `version` is an ETag or the like."""
+    `algorithm:hex` when the system offers one; `version` is an ETag or the like. `is_firm`: other
+    content is sure to have another version, which neither a weak ETag says nor a time that is not
+    `settled`."""
 
     is_directory: bool
     size: int | None = None
     checksum: str | None = None
     version: str | None = None
+    is_firm: bool = True
 
 
 class Storage(Protocol):
@@ -79,4 +99,13 @@ class Storage(Protocol):
 
     def close(self) -> None:
         """Let go of connections. May be called twice; a closed storage may be used again."""
+        ...
+
+
+@runtime_checkable
+class Probing(Protocol):
+    """A Storage whose `stat` may tell of objects whose content it would not give."""
+
+    def probe(self, url: str) -> None:
+        """Raises StorageError unless the object's content can be read."""
         ...

@@ -22,7 +22,7 @@ from tesazure.errors import PermissionDenied, StorageError, StorageNotFound, Uns
 from tesazure.storage.azure_answers import about, accept, check_sas, words
 from tesazure.storage.azure_requests import Requests, name_of
 from tesazure.storage.azure_urls import BlobUrl
-from tesazure.storage.base import Entry, Progress, Stat
+from tesazure.storage.base import Entry, Progress, Stat, waiting
 from tesazure.storage.content_types import content_type
 from tesazure.storage.digests import Digest
 from tesazure.storage.parts import PART, download, in_parts
@@ -64,9 +64,10 @@ class BlobStorage:
         self._page = page
 
     def check(self, url: str, *, writing: bool) -> None:
-        """Raises UnsupportedUrl for names that Azure does not allow, and PermissionDenied for a SAS
-        that its own text says is expired or for something else."""
+        """Raises UnsupportedUrl for names that Azure does not allow, and PermissionDenied for a
+        refused address and for a SAS that its own text says is expired or for something else."""
         target = BlobUrl.parse(url, self._endpoints)
+        self._requests.transport.check(target.url)
         check_sas(target, redact(url), any_of="cw" if writing else "r")
 
     def stat(self, url: str) -> Stat:
@@ -87,19 +88,25 @@ class BlobStorage:
         target = BlobUrl.parse(url, self._endpoints)
         with about(url):
             _require_name(target)
-            size = download(
+
+            def digest(answer: Answer) -> Digest | None:
+                # That it is empty is told without the metadata.
+                found = answer
+                if answer.status == 416:
+                    found = self._requests.ask("HEAD", target, progress=waiting(progress))
+                if _is_folder(found):
+                    raise StorageError("is a directory, not a blob")
+                return _digest(found)
+
+            return download(
                 self._requests.transport,
                 target.url,
                 path,
                 progress,
                 headers=lambda: self._requests.headers,
-                digest=_digest,
+                digest=digest,
                 hint=lambda answer: words(answer, target),
             )
-            if size == 0 and _is_folder(self._requests.ask("HEAD", target)):
-                path.unlink(missing_ok=True)
-                raise StorageError("is a directory, not a blob")
-            return size
 
     def put(self, path: Path, url: str, progress: Progress | None = None) -> int:
         """A small file by one request, a large one in parallel blocks that become the blob at the
@@ -253,6 +260,7 @@ class BlobStorage:
                 "x-ms-blob-content-md5": whole,
             },
             body=f'<?xml version="1.0" encoding="utf-8"?><BlockList>{items}</BlockList>'.encode(),
+            progress=waiting(progress),
         )
         accept(answer, "PUT block list", target)
 

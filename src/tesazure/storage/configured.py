@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from tesazure.access import Endpoints, RegistryLogin, S3Key
@@ -11,6 +12,7 @@ from tesazure.errors import ConfigurationError
 from tesazure.settings import Settings, identity_of
 from tesazure.storage.azure_signer import AzureConfig
 from tesazure.storage.grant import GrantConfig
+from tesazure.storage.registry import PACKAGES, is_installed
 
 
 def endpoints_of(s: Settings) -> Endpoints:
@@ -88,15 +90,46 @@ def _missing_packages(s: Settings) -> list[str]:
     return [
         f"{name.upper()}: needs packages that are not installed: pip install 'tesazure[{extra}]'"
         for name, (extra, modules) in needs.items()
-        if not all(map(_is_installed, modules))
+        if not all(map(is_installed, modules))
     ]
 
 
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # not even what it is in
-        return False
+class Account(NamedTuple):
+    """What the settings say about one storage system. `remedy`: what is missing, empty if
+    nothing."""
+
+    system: str
+    detail: str
+    remedy: str
+
+
+def accounts_of(s: Settings) -> list[Account]:
+    """The systems for which there are credentials. No network."""
+    name = s.storage_account_name
+    azure = [
+        *([f"the key of account {name}"] if s.storage_account_key else []),
+        *([f"service principal {s.azure_client_id}"] if s.azure_secret else []),
+        *(["this machine's identity"] if s.azure_identity == "default" else []),
+    ]
+    if name and not azure:
+        azure = [f"account {name}, of which only what anybody may read"]
+    sdk = "azure" if s.azure_secret or s.azure_identity == "default" else ""
+    found = [
+        ("Azure", " or ".join(azure), sdk, ("azure.identity", "azure.storage.blob")),
+        ("S3", s.s3_access_key_id and "an access key", "s3", (PACKAGES["s3"],)),
+        ("Google", s.gcs_credentials_file, "gcs", (PACKAGES["gcs"], "requests")),
+        ("SFTP", s.sftp_key_file, "sftp", (PACKAGES["sftp"],)),
+        ("DRS", s.drs_tokens and f"tokens of {len(s.drs_tokens)} servers", "", ()),
+    ]
+    return [
+        Account(system, str(detail), _remedy(extra, modules) if extra else "")
+        for system, detail, extra, modules in found
+        if detail
+    ]
+
+
+def _remedy(extra: str, modules: Sequence[str]) -> str:
+    return "" if all(map(is_installed, modules)) else f"pip install 'tesazure[{extra}]'"
 
 
 def _service(s: Settings, kind: str, configured: str) -> str:

@@ -25,9 +25,13 @@ class Digest:
         """Take in the next bytes."""
         self._hash.update(data)
 
+    def value(self) -> bytes:
+        """The checksum of the bytes so far."""
+        return self._hash.digest()
+
     def matches(self) -> bool:
         """Whether the bytes so far have the checksum."""
-        return self._hash.digest() == self.expected
+        return self.value() == self.expected
 
 
 def offered_digest(headers: Mapping[str, str], *, whole: bool) -> Digest | None:

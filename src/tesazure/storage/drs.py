@@ -15,6 +15,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -28,7 +29,7 @@ from tesazure.errors import (
     StorageNotFound,
     UnsupportedUrl,
 )
-from tesazure.storage.base import Entry, Progress, Stat, Storage
+from tesazure.storage.base import Entry, Progress, Stat, Storage, settled, waiting
 from tesazure.storage.digests import Digest
 from tesazure.storage.keys import named
 from tesazure.storage.local import os_errors
@@ -40,7 +41,20 @@ from tesazure.storage.wire import Again, Answer, require, retry_after, status_of
 _URL = re.compile(r"drs://([^/?#@]+)/([^/?#]+)((?:/.*)?)", re.DOTALL | re.IGNORECASE)
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 _COMPACT = re.compile(r"drs://[^/]+:[^/]+", re.IGNORECASE)
-_PREFERENCE = ("https", "gs", "s3", "ftp", "file")
+_TYPES = {
+    "https": ("https", "http"),
+    "gs": ("gs", "https", "http"),
+    "s3": ("s3", "https", "http"),
+    "ftp": ("ftp",),
+    "file": ("file",),
+}
+"""Ways of access, the ones to prefer first -> schemes of the URLs that they may lead to: signed
+ones of buckets are of https."""
+_PREFERENCE = tuple(_TYPES)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_OURS = frozenset({"connection", "content-length", "host", "range", "transfer-encoding"})
+"""Headers that say how a request is made, which no server has a say in."""
 _ALGORITHMS = {"sha-256": "sha256", "sha256": "sha256", "sha-512": "sha512", "md5": "md5"}
 """Names that DRS servers give to checksums -> hashlib's, the ones to prefer first."""
 _DEEPEST = 32
@@ -156,7 +170,8 @@ class DrsStorage:
             checksum = found.checksum()
             told = f"{checksum[0]}:{checksum[1].hex()}" if checksum else None
             version = found.version or told or found.updated_time
-            return Stat(is_directory=False, size=found.size, checksum=told, version=version)
+            is_firm = bool(found.version or told) or _is_settled(found.updated_time)
+            return Stat(False, found.size, checksum=told, version=version, is_firm=is_firm)
 
     def list(self, url: str) -> Iterator[Entry]:
         """Asks for every object in the bundle, because a bundle does not tell their sizes."""
@@ -168,8 +183,9 @@ class DrsStorage:
 
     def get(self, url: str, path: Path, progress: Progress | None = None) -> int:
         """From the first access method that gives what it should."""
+        asked = waiting(progress)
         with named(url):
-            found, place = self._resolved(url)
+            found, place = self._resolved(url, asked)
             if found.is_bundle:
                 raise StorageError("is a bundle, not an object")
             methods = sorted(
@@ -179,8 +195,8 @@ class DrsStorage:
             failures: list[StorageError] = []
             for method in methods:
                 try:
-                    access = self._access(place, method)
-                    return self._fetch(access, found, path, progress)
+                    access = self._access(place, method, asked)
+                    return self._fetch(access, method.type, found, path, progress)
                 except StorageFull:
                     raise
                 except StorageError as error:
@@ -209,16 +225,16 @@ class DrsStorage:
     def _read_only(self, url: str) -> UnsupportedUrl:
         return UnsupportedUrl(f"{redact(url)}: nothing can be written to a DRS server")
 
-    def _resolved(self, url: str) -> tuple[_Object, _Place]:
+    def _resolved(self, url: str, progress: Progress | None = None) -> tuple[_Object, _Place]:
         """The object at a URL and where it is itself, names followed through bundles."""
         place = self._known.get(url) or _parsed(url)
-        found = self._object(place)
+        found = self._object(place, progress)
         for name in place.names:
             content = next((c for c in found.contents or () if c.name == name), None)
             if content is None:
                 raise StorageNotFound(f"the bundle {place.id} holds no {printable(name)}")
             place = _place_of(content, place)
-            found = self._object(place)
+            found = self._object(place, progress)
         return found, place
 
     def _below(
@@ -229,8 +245,8 @@ class DrsStorage:
         inner = [self._inside(content, places) for content in contents]
         found = [bundle] * len(inner)
 
-        def ask(index: int, *_: object) -> None:
-            found[index] = self._object(inner[index])
+        def ask(index: int, _offset: int, _length: int, progress: Progress | None) -> None:
+            found[index] = self._object(inner[index], progress)
 
         in_parts(len(inner), 1, ask, None)
         for content, place, item in zip(contents, inner, found, strict=True):
@@ -259,19 +275,21 @@ class DrsStorage:
             )
         return place
 
-    def _object(self, place: _Place) -> _Object:
-        return self._ask(place.host, f"objects/{place.id}", _Object)
+    def _object(self, place: _Place, progress: Progress | None = None) -> _Object:
+        return self._ask(place.host, f"objects/{place.id}", _Object, progress)
 
-    def _access(self, place: _Place, method: _AccessMethod) -> _AccessUrl:
+    def _access(
+        self, place: _Place, method: _AccessMethod, progress: Progress | None
+    ) -> _AccessUrl:
         """Where a method's bytes are; made by the server for this moment if it has an access id."""
         if method.access_url is not None:
             return method.access_url
         if not method.access_id:
             raise StorageError(f"its access by {method.type} has neither a URL nor an id")
         access = f"objects/{place.id}/access/{quote(method.access_id, safe='')}"
-        return self._ask(place.host, access, _AccessUrl)
+        return self._ask(place.host, access, _AccessUrl, progress)
 
-    def _ask(self, host: str, path: str, kind: type[_T]) -> _T:
+    def _ask(self, host: str, path: str, kind: type[_T], progress: Progress | None) -> _T:
         """A document of a DRS server, which may ask for patience with a 202."""
         url = f"{self._scheme}://{host}/ga4gh/drs/v1/{path}"
         what = f"GET {redact(url)}"
@@ -281,12 +299,12 @@ class DrsStorage:
             headers["Authorization"] = f"Bearer {token}"
 
         def once() -> Answer:
-            answer = self._transport.send("GET", url, headers=headers)
+            answer = self._transport.send("GET", url, headers=headers, progress=progress)
             if answer.status == 202:
                 raise Again(status_of(answer), retry_after(answer))
             return answer
 
-        answer = self._transport.persist(what, once)
+        answer = self._transport.persist(what, once, progress)
         require(answer, what, hint=lambda answer: _hint(answer, host, token))
         try:
             return msgspec.json.decode(answer.body, type=kind)
@@ -294,12 +312,18 @@ class DrsStorage:
             raise StorageError(f"{what}: not a document of DRS 1.x: {error}") from error
 
     def _fetch(
-        self, access: _AccessUrl, found: _Object, path: Path, progress: Progress | None
+        self,
+        access: _AccessUrl,
+        kind: str,
+        found: _Object,
+        path: Path,
+        progress: Progress | None,
     ) -> int:
         """Copy the bytes to a file beside `path`, and give it that name once they are verified."""
         url = access.url
-        if scheme_of(url) in ("", "drs"):
-            raise UnsupportedUrl(f"{redact(url)}: not a URL that a DRS server may lead to")
+        if scheme_of(url) not in _TYPES[kind]:
+            text = f"not a URL that a DRS server's access by {kind} may lead to"
+            raise UnsupportedUrl(f"{redact(url)}: {text}")
         storage = self._for_url(url)
         storage.check(url, writing=False)
         headers = _headers_of(access)
@@ -329,6 +353,15 @@ def _verify(path: Path, digest: Digest, url: str, progress: Progress | None) -> 
                 progress(0)
     if not digest.matches():
         raise StorageError(f"{url}: does not have the {digest.algorithm} checksum that DRS says")
+
+
+def _is_settled(time: str | None) -> bool:
+    """Of a time as RFC 3339 has it."""
+    try:
+        changed = datetime.fromisoformat(time or "")
+    except ValueError:
+        return False
+    return settled((changed if changed.tzinfo else changed.replace(tzinfo=UTC)).timestamp())
 
 
 def _parsed(url: str) -> _Place:
@@ -364,9 +397,18 @@ def _place_of(content: _Content, bundle: _Place) -> _Place:
 
 
 def _headers_of(access: _AccessUrl) -> dict[str, str]:
-    """Headers that a server wants back, from lines `Name: value`."""
-    lines = (line.partition(":") for line in access.headers)
-    return {name.strip(): value.strip() for name, _, value in lines}
+    """Headers that a server wants back, from lines `Name: value`. Raises StorageError for what
+    would make another request of ours."""
+    headers: dict[str, str] = {}
+    for line in access.headers:
+        name, _, value = line.partition(":")
+        name, value = name.strip(" \t"), value.strip(" \t")
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise StorageError(f"{redact(access.url)}: a header that it needs is malformed")
+        if name.lower() in _OURS:
+            raise StorageError(f"{redact(access.url)}: a DRS server may not set the header {name}")
+        headers[name] = value
+    return headers
 
 
 def _checksum_bytes(text: str) -> bytes:

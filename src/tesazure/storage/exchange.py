@@ -30,6 +30,10 @@ _SAYS_WHAT_HAPPENED = frozenset(
 )
 """Failures whose description by libcurl is of use and quotes nothing of the URL."""
 
+_STATUS = re.compile(r"HTTP/\S+ ([0-9]{3,9})(?: (.*))?")
+_END_OF_SENTENCE = re.compile(r"\.(?: .*)?$")
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*")
+"""As RFC 9110 (5.5 and 5.6.2) has them, but for bytes that are not ASCII."""
 _VERDICT = re.compile(r".*(?:verify result|problem): (.*?)(?: \(\d+\))?")
 
 
@@ -161,6 +165,8 @@ class _Talk:
         if request.target.user is not None:
             self._log_in(request.target.user)
         headers = {"Accept-Encoding": "identity", "User-Agent": "tesazure", **request.headers}
+        if not all(_HEADER.fullmatch(f"{name}:{value}") for name, value in headers.items()):
+            raise StorageError(f"{request.what}: a header holds a character that none may hold")
         self._set_method()
         curl.setopt(
             pycurl.HTTPHEADER,
@@ -279,11 +285,10 @@ class _Talk:
     def _hear(self, line: str) -> None:
         if self._complete:
             return  # a trailer
-        if line.startswith("HTTP/"):
-            _, _, rest = line.partition(" ")
-            status, _, reason = rest.partition(" ")
-            reason = "".join(filter(str.isprintable, reason))[:100]
-            self._answer = Answer(int(status), reason, {}, b"", self._request.target.url)
+        if found := _STATUS.fullmatch(line):
+            # Azure's are several sentences, of which the first one says it.
+            reason = _END_OF_SENTENCE.sub("", "".join(filter(str.isprintable, found[2] or "")))
+            self._answer = Answer(int(found[1]), reason[:100], {}, b"", self._request.target.url)
             return
         if line:
             name, _, value = line.partition(":")

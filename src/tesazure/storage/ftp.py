@@ -10,40 +10,42 @@ import contextlib
 import ftplib
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes, urlsplit
+
+import msgspec
 
 from tesazure.errors import (
     PermissionDenied,
     StorageError,
     StorageFull,
     StorageNotFound,
-    StorageUnavailable,
     UnsupportedUrl,
 )
 from tesazure.storage.addresses import check_host
-from tesazure.storage.base import Entry, Progress, Stat
-from tesazure.storage.ftp_session import UNKNOWN, Facts, FtpSession, code_of, says_denied
-from tesazure.storage.local import opened_directory, os_errors, whole_file, write_all
+from tesazure.storage.base import Entry, Progress, Stat, settled
+from tesazure.storage.beside import is_beside
+from tesazure.storage.ftp_session import UNKNOWN, Facts, FtpSession, below, code_of, says_denied
+from tesazure.storage.ftp_transfers import NOT_THIS, Download, Upload
+from tesazure.storage.local import opened_directory, os_errors, whole_file
 from tesazure.storage.patience import Again, Patience, persist
 from tesazure.storage.sockets import Idle, Resolve, connect, resolve
-from tesazure.storage.sources import Source, opened_source
+from tesazure.storage.sources import opened_source
 from tesazure.storage.urls import host_of, printable, redact
 
 T = TypeVar("T")
 
-_BLOCK = 2**18
+_CLEAN_UP_S = 5.0
+"""How long a server that may not answer any more is waited for to delete what it was sent."""
 _SAME_MOST = 4
 """How many directories may lie in each other with the same list of names, sizes and times, where a
 server does not identify them: more are taken for one, with a link to its own parents."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NO_SPACE = frozenset({"452", "552"})
 _NOT_FOR_US = frozenset({"530", "532", "533", "534"})
-_NOT_THIS = frozenset({"550", "553"})
-_NO_RESTART = frozenset({"500", "501", "502", "504", "554"})
 
 
 class _Place(NamedTuple):
@@ -87,7 +89,8 @@ class FtpStorage:
     def stat(self, url: str) -> Stat:
         """What lies at `url`. `size` and `version` are None where the server cannot tell."""
         facts = self._facts("stat", url)
-        return Stat(facts.is_directory, facts.size, version=facts.version)
+        is_firm = facts.is_directory or _is_settled(facts.version)
+        return Stat(facts.is_directory, facts.size, version=facts.version, is_firm=is_firm)
 
     def list(self, url: str) -> Iterator[Entry]:
         """Asks for one directory at a time. Links are followed; one that leads back to its own
@@ -108,36 +111,38 @@ class FtpStorage:
             if not children and relative:
                 yield Entry(_text(relative), 0, is_directory=True)
             for name, facts in children:
-                below = f"{relative}/{name}" if relative else name
+                path = below(relative, name)
                 if facts.is_directory:
-                    pending.append((below, facts.identity, (*parents, mark)))
+                    pending.append((path, facts.identity, (*parents, mark)))
                 else:
-                    yield Entry(_text(below), facts.size or 0)
+                    yield Entry(_text(path), facts.size or 0)
 
     def get(self, url: str, path: Path, progress: Progress | None = None) -> int:
         """A broken transfer goes on where it broke if the server still has the same version."""
         with (
-            os_errors(f"{redact(url)} to {path}"),
+            os_errors(f"{redact(url)} to {printable(str(path))}"),
             opened_directory(path.parent) as directory,
             whole_file(directory, path.name, 0o666) as target,
         ):
-            download = _Download(redact(url), target, progress)
+            download = Download(redact(url), target, progress)
             return self._persist("RETR", url, download.receive, progress, lambda: download.furthest)
 
     def put(self, path: Path, url: str, progress: Progress | None = None) -> int:
-        """Writes beside the destination, then renames. A server that does not replace by renaming
-        (IIS) has the old file deleted just before. A broken upload starts over: what the server
-        still does with the rest of the broken connection, nobody knows."""
+        """Writes beside the destination, then renames. Where a server does not replace by renaming
+        (IIS), the old file gets another name just before, and is deleted afterwards. A broken
+        upload starts over: what the server still does with the rest of the broken connection,
+        nobody knows."""
         if not _place_of(url).path.rpartition("/")[2]:
             raise StorageError(f"{redact(url)}: names a directory, where a file is to be written")
-        with os_errors(f"{path} to {redact(url)}"), opened_source(path) as source:
-            upload = _Upload(source, progress)
+        with os_errors(f"{printable(str(path))} to {redact(url)}"), opened_source(path) as source:
+            upload = Upload(source, progress)
             try:
                 return self._persist("STOR", url, upload.send, progress, lambda: upload.furthest)
-            except StorageUnavailable:
-                raise
-            except BaseException:
+            except BaseException as error:
                 self._clean_up(url, upload)
+                if upload.old and isinstance(error, StorageError):
+                    kept = f"what was there may be {printable(_text(upload.old))} now"
+                    raise type(error)(f"{error}; {kept}") from error
                 raise
 
     def make_directory(self, url: str) -> None:
@@ -168,9 +173,13 @@ class FtpStorage:
 
     def _children(self, url: str, relative: str) -> Sequence[tuple[str, Facts]]:
         def ask(session: FtpSession, path: str) -> Sequence[tuple[str, Facts]]:
-            return session.children(f"{path.rstrip('/')}/{relative}" if relative else path)
+            return session.children(below(path, relative) if relative else path)
 
-        children = self._persist("list", url, ask)
+        children = [
+            (name, facts)
+            for name, facts in self._persist("list", url, ask)
+            if facts.is_directory or not is_beside(name)
+        ]
         for name, _ in children:
             if "/" in name or name in ("", "..") or _CONTROL.search(name):
                 raise StorageError(
@@ -178,15 +187,20 @@ class FtpStorage:
                 )
         return children
 
-    def _clean_up(self, url: str, upload: _Upload) -> None:
-        """Delete what an upload that was given up has left, if that can be done at once."""
-
-        def delete(session: FtpSession, _: str) -> None:
-            session.voidcmd(f"DELE {upload.temporary}")
-
-        if upload.temporary:
-            with contextlib.suppress(StorageError, Again), self._session(_place_of(url), None) as s:
-                _replies_as_errors(url, s, delete)
+    def _clean_up(self, url: str, upload: Upload) -> None:
+        """Undo what an upload that was given up has left, in one try."""
+        patience = self._patience
+        brief = msgspec.structs.replace(
+            patience,
+            connect_s=min(patience.connect_s, _CLEAN_UP_S),
+            read_s=min(patience.read_s, _CLEAN_UP_S),
+        )
+        if upload.temporary or upload.old:
+            with (
+                contextlib.suppress(StorageError, Again),
+                self._session(_place_of(url), None, brief) as session,
+            ):
+                _replies_as_errors(url, session, upload.undo)
 
     def _persist(
         self,
@@ -212,10 +226,14 @@ class FtpStorage:
             ) from None
 
     @contextlib.contextmanager
-    def _session(self, place: _Place, progress: Progress | None) -> Iterator[FtpSession]:
-        """A logged-in session; kept afterwards unless the block ends in the middle of something."""
+    def _session(
+        self, place: _Place, progress: Progress | None, patience: Patience | None = None
+    ) -> Iterator[FtpSession]:
+        """A logged-in session; kept afterwards unless the block ends in the middle of something, or
+        a patience of its own was asked for."""
         key = place._replace(path="")
-        session = self._idle.take(key) or self._logged_in(place, progress)
+        session = None if patience else self._idle.take(key)
+        session = session or self._logged_in(place, progress, patience or self._patience)
         session.progress = progress
         in_order = False
         try:
@@ -226,20 +244,22 @@ class FtpStorage:
             raise
         finally:
             session.progress = None
-            if in_order:
+            if in_order and not patience:
                 self._idle.keep(key, session)
             else:
                 session.close()
 
-    def _logged_in(self, place: _Place, progress: Progress | None) -> FtpSession:
+    def _logged_in(
+        self, place: _Place, progress: Progress | None, patience: Patience
+    ) -> FtpSession:
         connected = connect(
             place.host,
             place.port,
             allow_private=self._allow_private,
-            timeout_s=self._patience.connect_s,
+            timeout_s=patience.connect_s,
             resolve=self._resolve,
         )
-        session = FtpSession(connected, self._patience)
+        session = FtpSession(connected, patience)
         session.progress = progress
         try:
             session.enter(place.user, place.password)
@@ -258,114 +278,6 @@ class FtpStorage:
         return session
 
 
-class _Download:
-    """What is known of a file while it comes in, over as many connections as it takes."""
-
-    def __init__(self, shown: str, target: int, progress: Progress | None) -> None:
-        self._shown = shown
-        self._target = target
-        self._progress = progress
-        self._facts = UNKNOWN
-        self._offset = 0
-        self.furthest = 0
-
-    def receive(self, session: FtpSession, path: str) -> int:
-        """Take in the file, or what of it is missing; its size once it is whole. Raises Again."""
-        facts = session.look(path)
-        if facts is None:
-            raise StorageNotFound(f"{self._shown}: no such file")
-        if facts.is_directory:
-            raise StorageError(f"{self._shown}: is a directory, not a file")
-        if facts != self._facts or facts.version is None:
-            self._restart()
-        self._facts = facts
-        if facts.size is None or self._offset < facts.size or not facts.size:
-            self._take(session, path)
-        if facts.size is not None and self._offset != facts.size:
-            reason = f"{self._offset} bytes came of {facts.size} announced"
-            if self._offset > facts.size:
-                self._restart()
-            raise Again(reason)
-        return self._offset
-
-    def _take(self, session: FtpSession, path: str) -> None:
-        try:
-            with session.data(f"RETR {path}", self._offset) as connected:
-                for block in session.blocks(connected):
-                    write_all(self._target, block)
-                    self._offset += len(block)
-                    self.furthest = max(self.furthest, self._offset)
-                    if self._progress:
-                        self._progress(len(block))
-        except ftplib.error_perm as error:
-            if not self._offset or code_of(error) not in _NO_RESTART:
-                raise
-            self._restart()
-            raise Again("the server cannot go on in the middle of a file") from error
-
-    def _restart(self) -> None:
-        if self._offset:
-            os.ftruncate(self._target, 0)
-            os.lseek(self._target, 0, os.SEEK_SET)
-        self._offset = 0
-
-
-class _Upload:
-    """A file on its way out. `temporary` is the path of what has been left on the server."""
-
-    def __init__(self, source: Source, progress: Progress | None) -> None:
-        self._source = source
-        self._progress = progress
-        self.temporary = ""
-        self.furthest = 0
-
-    def send(self, session: FtpSession, path: str) -> int:
-        """Write the whole file and give it its name; its size."""
-        if self.temporary:
-            with contextlib.suppress(ftplib.error_perm):
-                session.voidcmd(f"DELE {self.temporary}")
-        directory = path.rpartition("/")[0]
-        self.temporary = f"{directory}/.tesazure-{secrets.token_hex(8)}.part"
-        try:
-            sent = self._store(session)
-        except ftplib.error_perm as error:
-            if code_of(error) not in _NOT_THIS or self.furthest:
-                raise
-            session.make_directories(directory)
-            sent = self._store(session)
-        facts = session.look(self.temporary)
-        if facts and facts.size not in (sent, None):
-            raise Again(f"the server has {facts.size} bytes of {sent} sent")
-        self._rename(session, path)
-        self.temporary = ""
-        return sent
-
-    def _store(self, session: FtpSession) -> int:
-        sent = 0
-        with session.data(f"STOR {self.temporary}") as connected:
-            while sent < self._source.size:
-                block = self._source.read(sent, min(_BLOCK, self._source.size - sent))
-                session.send(connected, block)
-                sent += len(block)
-                self.furthest = max(self.furthest, sent)
-                if self._progress:
-                    self._progress(len(block))
-        self._source.check_unchanged()
-        return sent
-
-    def _rename(self, session: FtpSession, path: str) -> None:
-        session.sendcmd(f"RNFR {self.temporary}")
-        try:
-            session.voidcmd(f"RNTO {path}")
-        except ftplib.error_perm:
-            facts = session.look(path)
-            if facts is None or facts.is_directory:
-                raise
-            session.voidcmd(f"DELE {path}")
-            session.sendcmd(f"RNFR {self.temporary}")
-            session.voidcmd(f"RNTO {path}")
-
-
 def _replies_as_errors(url: str, session: FtpSession, act: Callable[[FtpSession, str], T]) -> T:
     """What `act` returns; replies that refuse something as StorageErrors or Again."""
     place = _place_of(url)
@@ -380,9 +292,9 @@ def _replies_as_errors(url: str, session: FtpSession, act: Callable[[FtpSession,
         code = code_of(error)
         if code in _NO_SPACE:
             raise StorageFull(f"{shown}: the server has no space left: {said}") from None
-        if code in _NOT_FOR_US or (code in _NOT_THIS and says_denied(str(error), path)):
+        if code in _NOT_FOR_US or (code in NOT_THIS and says_denied(str(error), path)):
             raise PermissionDenied(f"{shown}: {said}") from None
-        if code not in _NOT_THIS:
+        if code not in NOT_THIS:
             raise StorageError(f"{shown}: {said}") from None
         facts = session.look(path)
         if facts is None:
@@ -399,6 +311,15 @@ def _replies_as_errors(url: str, session: FtpSession, act: Callable[[FtpSession,
         raise Again(
             f"the server does not keep to the protocol: {_scrubbed(str(error), place)}"
         ) from None
+
+
+def _is_settled(version: str | None) -> bool:
+    """Of a version, which begins with a time (RFC 3659, 2.3)."""
+    try:
+        modified = datetime.strptime((version or "")[:14], "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return False
+    return settled(modified.timestamp())
 
 
 def _scrubbed(reply: str, place: _Place) -> str:

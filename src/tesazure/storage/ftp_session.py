@@ -23,6 +23,8 @@ from tesazure.storage.sockets import TICK_S, is_silent, patiently
 from tesazure.storage.urls import printable
 
 _LONGEST_REPLY = 2**20
+_LONGEST_LIST = 64 * 2**20
+"""Bytes of a directory's list, which is kept in memory: some half a million files."""
 _UNKNOWN_COMMAND = frozenset({"500", "501", "502", "504"})
 _BLOCK = 2**18
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -142,15 +144,20 @@ class FtpSession(ftplib.FTP):
         """Names in a directory, and what lies there."""
         if "MLST" not in self._features:
             names = {line.rpartition("/")[2] for line in self._lines(f"NLST {path}")}
-            found = [(name, self.look(f"{path}/{name}")) for name in sorted(names)]
-            return [(name, facts) for name, facts in found if facts and name not in (".", "..")]
+            for name in filter(_CONTROL.search, names):
+                raise StorageError(f"the server lists {name!r}, which is no name of a file")
+            names -= {".", ".."}
+            found = [(name, self.look(below(path, name))) for name in sorted(names)]
+            return [(name, facts) for name, facts in found if facts]
         children: list[tuple[str, Facts]] = []
         for line in self._lines(f"MLSD {path}"):
             kind, _, name = line.partition(" ")
             if name in (".", "..") or re.search(r"(^|;)type=[cp]dir;", kind, re.IGNORECASE):
                 continue
+            if _CONTROL.search(name):
+                raise StorageError(f"the server lists {name!r}, which is no name of a file")
             told = facts_of(line)
-            facts = told[1] if told else self._probe(f"{path}/{name}")
+            facts = told[1] if told else self._probe(below(path, name))
             if facts is None:
                 shown = printable(os.fsdecode(f"{path}/{name}".encode("latin-1")))
                 raise StorageError(f"{shown}: this symbolic link leads nowhere")
@@ -174,9 +181,13 @@ class FtpSession(ftplib.FTP):
         """As `look`, for servers without MLST."""
         try:
             self.voidcmd(f"CWD {path}")
-            return Facts(is_directory=True)
         except ftplib.error_perm:
             pass
+        else:
+            if path and not path.startswith("/"):
+                for _ in path.split("/"):  # back home, as the server does not say where that is
+                    self.voidcmd("CDUP")
+            return Facts(is_directory=True)
         try:
             size = int(self.sendcmd(f"SIZE {path}").split()[1])
         except ftplib.error_perm as error:
@@ -190,8 +201,14 @@ class FtpSession(ftplib.FTP):
         return Facts(is_directory=False, size=size, version=f"{modified}-{size}")
 
     def _lines(self, command: str) -> list[str]:
+        """The lines of a list. Raises StorageError for one that is too long to be kept."""
+        whole = bytearray()
         with self.data(command) as connected:
-            whole = b"".join(bytes(block) for block in self.blocks(connected))
+            for block in self.blocks(connected):
+                whole += block
+                if len(whole) > _LONGEST_LIST:
+                    size = f"{_LONGEST_LIST // 2**20} MiB"
+                    raise StorageError(f"the server's list of a directory is longer than {size}")
         lines = (line.rstrip(b"\r").decode("latin-1") for line in whole.split(b"\n"))
         return [line for line in lines if line]
 
@@ -229,6 +246,11 @@ def facts_of(line: str) -> tuple[str, Facts] | None:
                 identity=identity,
             )
     return None
+
+
+def below(directory: str, name: str) -> str:
+    """The path of `name` in a directory, of which "" is the user's home."""
+    return f"{directory.rstrip('/')}/{name}" if directory else name
 
 
 def code_of(error: ftplib.Error) -> str:

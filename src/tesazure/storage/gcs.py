@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlencode
@@ -22,7 +22,7 @@ import msgspec
 
 from tesazure.access import Endpoints
 from tesazure.errors import StorageError
-from tesazure.storage.base import Progress, Stat
+from tesazure.storage.base import Progress, Stat, waiting
 from tesazure.storage.buckets import BucketStorage
 from tesazure.storage.content_types import content_type
 from tesazure.storage.digests import Digest
@@ -30,8 +30,15 @@ from tesazure.storage.keys import Place
 from tesazure.storage.parts import download
 from tesazure.storage.sources import Source
 from tesazure.storage.transport import Transport
-from tesazure.storage.urls import redact
-from tesazure.storage.wire import Again, Answer, FilePart, require, service_code
+from tesazure.storage.wire import (
+    Again,
+    Answer,
+    FilePart,
+    location,
+    require,
+    service_code,
+    status_of,
+)
 
 T = TypeVar("T")
 
@@ -152,7 +159,7 @@ class GcsStorage(BucketStorage):
             headers={**self._headers, **kind},
             body=body,
             # The body is longer than the file.
-            progress=(lambda _: progress(0)) if progress else None,
+            progress=waiting(progress),
         )
         require(answer, f"POST {url}", hint=self._hint)
         if progress:
@@ -163,30 +170,33 @@ class GcsStorage(BucketStorage):
         # Named before the first byte is sent: an object with another one never comes to be.
         md5 = source.md5(0, size, lambda: _goes_on(progress))
         url = self._objects(place, "upload/storage/v1")
-        answer = self._transport.ask(
-            "POST",
-            f"{url}?uploadType=resumable",
-            headers={
-                **self._headers,
-                "Content-Type": "application/json; charset=UTF-8",
-                "X-Upload-Content-Type": content_type(place.key),
-                "X-Upload-Content-Length": str(size),
-            },
-            body=_metadata(place, md5),
-        )
-        require(answer, f"POST {url}", hint=self._hint)
-        session = answer.headers.get("location", "")
-        if not session:
-            raise StorageError(f"POST {url}: the answer names no session for the upload")
-        upload = _Upload(self._transport, session, source.part(0, size))
+
+        def begin() -> str:
+            answer = self._transport.ask(
+                "POST",
+                f"{url}?uploadType=resumable",
+                headers={
+                    **self._headers,
+                    "Content-Type": "application/json; charset=UTF-8",
+                    "X-Upload-Content-Type": content_type(place.key),
+                    "X-Upload-Content-Length": str(size),
+                },
+                body=_metadata(place, md5),
+                progress=waiting(progress),
+            )
+            require(answer, f"POST {url}", hint=self._hint)
+            session = location(answer)
+            if not session:
+                raise StorageError(f"POST {url}: the answer names no session for the upload")
+            return session
+
+        upload = _Upload(self._transport, begin, source.part(0, size))
+        what = f"PUT {url}"
         try:
             answer = self._transport.persist(
-                f"PUT {redact(session)}",
-                lambda: upload.send(progress),
-                progress,
-                lambda: upload.kept,
+                what, lambda: upload.send(progress), progress, lambda: upload.furthest
             )
-            require(answer, f"PUT {redact(session)}", hint=self._hint)
+            require(answer, what, hint=self._hint)
         except BaseException:
             upload.cancel()
             raise
@@ -203,42 +213,58 @@ class GcsStorage(BucketStorage):
 
 
 class _Upload:
-    """A resumable upload. Its session's URL is a secret of its own, and all that it needs."""
+    """A resumable upload. Its session's URL, which `begin` asks for, is a secret of its own, and
+    all that it needs."""
 
-    def __init__(self, transport: Transport, session: str, body: FilePart) -> None:
+    def __init__(self, transport: Transport, begin: Callable[[], str], body: FilePart) -> None:
         self._transport = transport
-        self._session = session
+        self._begin = begin
+        self._session = ""
         self._body = body
         self._is_begun = False
-        self.kept = 0
-        """Bytes that the service has stored, as far as known."""
+        self._kept = self.furthest = 0
+        """Bytes that the service has stored, as far as known; the most of any session."""
 
     def send(self, progress: Progress | None) -> Answer:
-        """The answer to the last byte. Raises Again when fewer were taken."""
+        """The answer to the last byte. Raises Again when fewer were taken, or the session is
+        lost, after which the next one begins anew."""
         size = self._body.length
+        if not self._session:
+            self._session, self._is_begun = self._begin(), False
+            self._keep(0)
         if self._is_begun:
-            answer = self._put(f"bytes */{size}", b"", None)
+            answer = self._put(f"bytes */{size}", b"", waiting(progress))
             if answer.status != 308:
                 return answer
-            self.kept = _kept(answer)
+            self._keep(_kept(answer))
         self._is_begun = True
-        rest = FilePart(self._body.descriptor, self.kept, size - self.kept)
-        answer = self._put(f"bytes {self.kept}-{size - 1}/{size}", rest, progress)
+        rest = FilePart(self._body.descriptor, self._kept, size - self._kept)
+        answer = self._put(f"bytes {self._kept}-{size - 1}/{size}", rest, progress)
         if answer.status == 308:
-            self.kept = _kept(answer)
-            raise Again(f"{self.kept} bytes were taken of {size}")
+            self._keep(_kept(answer))
+            raise Again(f"{self._kept} bytes were taken of {size}")
         return answer
 
     def cancel(self) -> None:
         """One try to have the service forget what it has; it does so by itself after a week."""
-        with contextlib.suppress(Again, StorageError):
-            self._transport.send("DELETE", self._session)
+        if self._session:
+            with contextlib.suppress(Again, StorageError):
+                self._transport.send("DELETE", self._session)
+
+    def _keep(self, kept: int) -> None:
+        self._kept = kept
+        self.furthest = max(self.furthest, kept)
 
     def _put(self, part: str, body: bytes | FilePart, progress: Progress | None) -> Answer:
         headers = {"Content-Range": part}
-        return self._transport.send(
+        answer = self._transport.send(
             "PUT", self._session, headers=headers, body=body, progress=progress
         )
+        if answer.status in (404, 410):
+            # "Resumable uploads", error handling: to be begun anew.
+            self._session = ""
+            raise Again(f"the service has lost the upload: {status_of(answer)}")
+        return answer
 
 
 def _content(source: Source) -> bytes:
@@ -315,6 +341,6 @@ class _Crc32c(Digest):
         """Take in the next bytes."""
         self._crc.update(data)  # type: ignore[no-untyped-call]
 
-    def matches(self) -> bool:
-        """Whether the bytes so far have the checksum."""
-        return bool(self._crc.digest() == self.expected)  # type: ignore[no-untyped-call]
+    def value(self) -> bytes:
+        """The checksum of the bytes so far."""
+        return bytes(self._crc.digest())  # type: ignore[no-untyped-call]

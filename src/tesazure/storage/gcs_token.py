@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from tesazure.errors import StorageError, StorageUnavailable
 
-_SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
+GOOD_S = 55 * 60.0
+"""Seconds that a token is good for when it is handed out. Google gives none for above an hour."""
+_SCOPE = "https://www.googleapis.com/auth/devstorage.read_"
 _TIMEOUT_S = 20.0
 
 
 class GcsTokens:
-    """Gets tokens for a service account, and keeps each until shortly before its end. May be used
-    from several threads at once."""
+    """Gets tokens for a service account, and keeps each for its first minutes: what is handed out
+    is to last. May be used from several threads at once."""
 
-    def __init__(self, credentials_file: Path, ca_bundle: str = "") -> None:
+    def __init__(
+        self, credentials_file: Path, ca_bundle: str = "", *, writing: bool = False
+    ) -> None:
+        """`writing`: whether they are to write too."""
+        self._scope = f"{_SCOPE}{'write' if writing else 'only'}"
         self._file = credentials_file
         self._ca_bundle = ca_bundle
         self._lock = threading.Lock()
         self._credentials: Any = None
 
     def token(self) -> str:
-        """A token good for at least some minutes, at most an hour: Google gives no longer ones.
+        """A token good for 55 minutes at least, an hour at most: Google gives no longer ones.
         Raises StorageUnavailable when Google cannot be asked, StorageError when it refuses."""
         try:
             from google.auth import exceptions
-            from google.auth.credentials import TokenState
         except ImportError as error:
             text = "gs:// with an account needs google-auth: pip install 'tesazure[gcs]'"
             raise StorageError(text) from error
@@ -35,7 +41,7 @@ class GcsTokens:
             try:
                 if self._credentials is None:
                     self._credentials = self._load()
-                if self._credentials.token_state is not TokenState.FRESH:
+                if not self._lasts():
                     self._refresh()
             except exceptions.TransportError as error:
                 text = "Google's token service cannot be reached"
@@ -51,17 +57,23 @@ class GcsTokens:
                 raise StorageError(text) from error
             return str(self._credentials.token)
 
+    def _lasts(self) -> bool:
+        expiry = self._credentials.expiry  # in UTC, without saying so
+        needed = datetime.now(UTC) + timedelta(seconds=GOOD_S)
+        return bool(expiry and expiry.replace(tzinfo=UTC) >= needed)
+
     def _load(self) -> Any:
         from google.oauth2 import service_account
 
         make: Any = service_account.Credentials.from_service_account_file
-        return make(str(self._file), scopes=[_SCOPE])
+        return make(str(self._file), scopes=[self._scope])
 
     def _refresh(self) -> None:
         import requests
         from google.auth.transport.requests import Request
 
         with requests.Session() as session:
+            session.trust_env = False  # no proxies that the environment names
             session.verify = self._ca_bundle or True
             request = Request(session)
 

@@ -15,9 +15,11 @@ Nothing is smaller than a container there, but for accounts with a hierarchical 
 Files an output is written under another name and then renamed over the old file, in directories
 made for it: that takes rights on the share.
 
-S3, Google and SFTP know nothing like a SAS for a prefix: for `s3://`, `gs://` and `sftp://` URLs
-the runner gets the configured key or token itself, if the plan has such URLs. So it does the
-password of the private container registry, if the plan has images of that.
+S3, Google and SFTP know nothing like a SAS for a prefix: for `s3://` and `gs://` URLs, and for
+`sftp://` ones without a password, the runner gets the configured key or token itself, if the plan
+has such URLs. Google's token only reads, unless an output goes to `gs://`. With `drs://` URLs it
+gets the key and the token too: whether their server leads to `s3://` or `gs://`, it says only then.
+The password of the private container registry goes along if the plan has images of that.
 """
 
 from __future__ import annotations
@@ -34,17 +36,24 @@ from tesazure.model import FileType
 from tesazure.plan import Download, Plan, Upload
 from tesazure.storage.azure_signer import AzureConfig, AzureSigner, Wanted
 from tesazure.storage.azure_urls import AzureUrl, BlobUrl, FileUrl
-from tesazure.storage.gcs_token import GcsTokens
-from tesazure.storage.urls import scheme_of
+from tesazure.storage.gcs_token import GOOD_S, GcsTokens
+from tesazure.storage.urls import host_of, scheme_of
 
 TRANSFERS_S = 12 * 3600.0
 """How long credentials live beyond a task's time limit, which ends before the outputs are written;
 and in which a node may have to be started first."""
+_LONGEST_S = 7 * 86400.0
+"""No credential lives longer, whoever signs."""
 _FEW = 100
 """URLs that can be signed in between: 70 µs each."""
 _AZURE = frozenset({"az", "http", "https"})
 _NEEDING = frozenset({*_AZURE, "drs", "gs", "s3", "sftp"})
 """Schemes of URLs for which there may be something to grant."""
+
+_AN_HOUR = (
+    "its gs:// outputs cannot be written if the task takes longer than an hour, as long as a token"
+    " of Google's lives"
+)
 
 _READ = Wanted("r", whole=False)
 _READ_ALL = Wanted("rl", whole=True)
@@ -66,7 +75,7 @@ class GrantConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A private key's text."""
     registry: RegistryLogin | None = None
     unlimited_s: float = 7 * 86400.0
-    """How long credentials live for a plan without time limit, in seconds."""
+    """How long credentials live at most, in seconds: those for a plan without time limit do."""
 
     def __repr__(self) -> str:
         return "GrantConfig(…)"
@@ -79,10 +88,11 @@ class Granter:
         """`clock`: seconds since the epoch."""
         self._config = config
         self._signer = AzureSigner(config.azure, clock)
-        self._gcs: GcsTokens | None = None
+        self._gcs: dict[bool, GcsTokens] = {}
+        """Whether they are for writing -> tokens."""
         if config.gcs_credentials_file:
-            file = Path(config.gcs_credentials_file)
-            self._gcs = GcsTokens(file, config.endpoints.ca_bundle)
+            file, bundle = Path(config.gcs_credentials_file), config.endpoints.ca_bundle
+            self._gcs = {w: GcsTokens(file, bundle, writing=w) for w in (False, True)}
 
     def is_quick(self, plan: Plan) -> bool:
         """Whether `access` takes a few milliseconds at most: it asks no service."""
@@ -111,24 +121,34 @@ class Granter:
             whole = secrets.get(f"outputs.{upload.index}", "")
             if url := whole or self._signed(upload.url, upload, lifetime_s, notes):
                 outputs[upload.index] = url
+        written = [upload.url for upload in plan.uploads]
+        systems = self.to_systems([d.url for d in plan.downloads if d.url], written)
+        limit_s = plan.max_runtime_s
+        is_short = not 0 < limit_s <= GOOD_S
+        if systems.gcs_token and is_short and "gs" in map(scheme_of, written):
+            notes.append(_AN_HOUR)
         return msgspec.structs.replace(
-            self.to_systems(list(_urls(plan))),
+            systems,
             inputs=inputs,
             outputs=outputs,
             registry=registry,
             notes=tuple(dict.fromkeys(notes)),
         )
 
-    def to_systems(self, urls: Collection[str]) -> Access:
+    def to_systems(self, read: Collection[str], written: Collection[str] = ()) -> Access:
         """The credentials that are for whole systems, of those that the URLs lead to. May wait for
         Google. Errors as of `access`."""
+        urls = [*read, *written]
         schemes = {scheme_of(url) for url in urls}
         through = "drs" in schemes  # leads to s3:// or gs://, as the server says
+        token = ""
+        if self._gcs and (through or "gs" in schemes):
+            token = self._gcs["gs" in map(scheme_of, written)].token()
         return Access(
             s3=self._config.s3 if through or "s3" in schemes else None,
-            gcs_token=self._gcs.token() if self._gcs and (through or "gs" in schemes) else "",
+            gcs_token=token,
             drs_tokens=self._drs_tokens(urls),
-            sftp_key=self._config.sftp_key if "sftp" in schemes else "",
+            sftp_key=self._config.sftp_key if any(map(_needs_key, urls)) else "",
         )
 
     def resolve(self, url: str, *, writing: bool, directory: bool, lifetime_s: float) -> str:
@@ -143,12 +163,13 @@ class Granter:
 
     def _lifetime_s(self, plan: Plan) -> float:
         limit_s = plan.max_runtime_s
-        return limit_s + TRANSFERS_S if limit_s > 0 else self._config.unlimited_s
+        wanted_s = limit_s + TRANSFERS_S if limit_s > 0 else _LONGEST_S
+        return min(wanted_s, self._config.unlimited_s, _LONGEST_S)
 
     def _is_quick(self, url: str) -> bool:
         scheme = scheme_of(url)
         if scheme in ("gs", "drs"):
-            return self._gcs is None
+            return not self._gcs
         return scheme not in _AZURE or not self._signer.has_identity
 
     def _signed(
@@ -200,6 +221,14 @@ def _wanted(url: AzureUrl, writing: bool, directory: bool) -> Wanted:
     if isinstance(url, FileUrl):
         return _REPLACE_ALL
     return _WRITE_ALL if whole else _WRITE
+
+
+def _needs_key(url: str) -> bool:
+    """Whether it is an sftp URL that comes without a password."""
+    if scheme_of(url) != "sftp":
+        return False
+    host_of(url)  # raises UnsupportedUrl for what has no parts
+    return not urlsplit(url).password
 
 
 def _urls(plan: Plan) -> Iterator[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import NoReturn
 
 from tesazure.errors import UnsupportedUrl
-from tesazure.storage.base import Entry, Progress, Stat
+from tesazure.storage.base import Entry, Progress, Stat, settled
 from tesazure.storage.content_types import content_type
 from tesazure.storage.parts import download, offered
 from tesazure.storage.sources import opened_source
@@ -35,9 +36,13 @@ class HttpStorage:
     def stat(self, url: str) -> Stat:
         """Asks by HEAD, and by GET of the first byte where HEAD is not served."""
         answer = self._transport.ask("HEAD", url)
-        if answer.succeeded:
-            return _stat_of(answer)
+        return _stat_of(answer if answer.succeeded else self._first_byte(url))
 
+    def probe(self, url: str) -> None:
+        """By GET of the first byte: what HEAD tells may be open to more than the object is."""
+        self._first_byte(url)
+
+    def _first_byte(self, url: str) -> Answer:
         def first_byte() -> Answer:
             seen: list[Answer] = []
 
@@ -54,7 +59,7 @@ class HttpStorage:
         answer = self._transport.persist(what, first_byte)
         if answer.status != 416:  # the range of an empty object
             require(answer, what)
-        return _stat_of(answer)
+        return answer
 
     def list(self, url: str) -> Iterator[Entry]:
         """Raises UnsupportedUrl: HTTP knows no directories."""
@@ -111,4 +116,18 @@ def _stat_of(answer: Answer) -> Stat:
         size=size,
         checksum=f"{digest.algorithm}:{digest.expected.hex()}" if digest else None,
         version=answer.headers.get("etag") or answer.headers.get("last-modified"),
+        is_firm=digest is not None or _is_firm(answer),
     )
+
+
+def _is_firm(answer: Answer) -> bool:
+    """Many servers make ETags of a file's size and its time in seconds, strong as they look."""
+    if answer.headers.get("etag", "").startswith("W/"):
+        return False
+    modified = answer.headers.get("last-modified")
+    if modified is None:
+        return True
+    try:
+        return settled(parsedate_to_datetime(modified).timestamp())
+    except (ValueError, OverflowError):
+        return False

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
+import resource
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,12 +20,26 @@ from tesazure.errors import (
     StorageUnavailable,
 )
 from tesazure.storage.base import Progress
+from tesazure.storage.beside import part_name
 
 CHUNK = 8 * 2**20
 """Bytes between two calls of a Progress."""
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """errno values that mean: no space left for this user."""
+
+_TRANSIENT = frozenset(
+    {
+        *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EDEADLK, errno.ENOLCK, errno.ETXTBSY),
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EUSERS),
+        # Disks, and file systems of other machines.
+        *(errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT, errno.ETIME, errno.ECOMM),
+        *(errno.EPIPE, errno.ENOTCONN, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED),
+        *(errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+        *(errno.ESHUTDOWN, errno.ENOLINK, errno.ENONET),
+    }
+)
+"""errno values of what may be over when it is tried again, perhaps on another node."""
 
 _SMALL = 256 * 2**10
 _FICLONE = 0x40049409  # linux/fs.h
@@ -58,17 +72,22 @@ def os_errors(subject: str) -> Iterator[None]:
 
 
 def _error_class(error: OSError) -> type[StorageError]:
-    if error.errno in FULL:
+    if error.errno in FULL or (error.errno == errno.EFBIG and _limits_files()):
         return StorageFull
+    if error.errno in _TRANSIENT or isinstance(error, TimeoutError):
+        return StorageUnavailable
     match error.errno:
         case errno.ENOENT:
             return StorageNotFound
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return PermissionDenied
-        case errno.EISDIR | errno.ENOTDIR | errno.EEXIST | errno.ELOOP | errno.ENAMETOOLONG:
-            return StorageError
         case _:
-            return StorageUnavailable
+            return StorageError
+
+
+def _limits_files() -> bool:
+    """Whether this process may not write large files, as a quota would have it."""
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 
 
 @contextlib.contextmanager
@@ -88,7 +107,7 @@ def whole_file(directory: int, name: str, mode: int) -> Iterator[int]:
                 os.link(source, name, dst_dir_fd=directory)
                 return
             except FileExistsError:
-                temporary = _temporary_name()
+                temporary = part_name()
                 os.link(source, temporary, dst_dir_fd=directory)
         os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         temporary = ""
@@ -106,13 +125,9 @@ def _nameless(directory: int, mode: int) -> tuple[int, str]:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
             raise
-    temporary = _temporary_name()
+    temporary = part_name()
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(temporary, flags, mode, dir_fd=directory), temporary
-
-
-def _temporary_name() -> str:
-    return f".tesazure-{secrets.token_hex(8)}.part"
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from tesazure.storage.digests import Digest, offered_digest
 from tesazure.storage.local import opened_directory, os_errors, whole_file
 from tesazure.storage.patience import Again
 from tesazure.storage.transport import Transport, require, status_of
-from tesazure.storage.urls import redact
+from tesazure.storage.urls import printable, redact
 from tesazure.storage.wire import Answer, Sink, content_length, content_range
 
 PART = 8 * 2**20
@@ -25,6 +25,8 @@ away, 8 are 5.8 to 6.5 times as fast as one, and 12 are 7.2 to 7.4 times (two bu
 
 _READ = 2**20
 _TICK_S = 0.2
+_CALM = 16
+"""Parts that come without a refusal before one more is asked for at once than the server took."""
 
 Headers = Callable[[], Mapping[str, str]]
 Work = Callable[[int, int, int, Progress | None], None]
@@ -80,12 +82,13 @@ def download(  # noqa: PLR0913 - four of them are named and seldom given
     from where it broke. From any other server the object is taken as one stream.
 
     `headers` are made anew for each request. `digest` finds the checksum of the whole object in the
-    first answer. `hint` is added to what a refusal says. Without `conditions` the server, which
-    refuses them, is not asked to send parts of one version only: just what it says it sent counts.
+    first answer, or refuses the object: what it raises ends the download. `hint` is added to what a
+    refusal says. Without `conditions` the server, which refuses them, is not asked to send parts of
+    one version only: just what it says it sent counts.
     Raises what `Storage.get` does.
     """
     with (
-        os_errors(f"{redact(url)} to {path}"),
+        os_errors(f"{redact(url)} to {printable(str(path))}"),
         opened_directory(path.parent) as directory,
         whole_file(directory, path.name, 0o666) as target,
     ):
@@ -97,9 +100,14 @@ class Stopped(Exception):
     """Another part has failed, so that this one is not wanted any more."""
 
 
+class Relieved(Exception):
+    """Others of the crew do this part, later."""
+
+
 class Crew:
     """Threads that share numbered work, and stop when one of them fails. A context manager, at
-    whose end none of them is at work."""
+    whose end none of them is at work. It becomes smaller where a server refuses to serve so many,
+    and grows again by one after 16 parts without a refusal."""
 
     def __init__(self, work: Callable[[int, Progress], None], progress: Progress | None) -> None:
         self._work = work
@@ -107,6 +115,10 @@ class Crew:
         self._lock = threading.Lock()
         self._telling = threading.Lock()
         self._items: Iterator[int] = iter(())
+        self._returned: list[int] = []
+        self._wanted = self._at_work = 0
+        self._calm = 0
+        """Items done since there were too many at work."""
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
         self._error: BaseException | None = None
@@ -123,10 +135,19 @@ class Crew:
     def start(self, items: Iterable[int], workers: int) -> None:
         """Begin, `finish` being one of the workers."""
         self._items = iter(items)
-        for number in range(workers - 1):
-            thread = threading.Thread(target=self._labour, name=f"part-{number}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        self._wanted = self._at_work = workers
+        for _ in range(workers - 1):
+            self._hire()
+
+    def relieve(self, item: int) -> None:
+        """For a worker whose item is refused because too many are at work: raises Relieved and
+        leaves it to the others, unless there are none."""
+        with self._lock:
+            self._calm = 0
+            if self._at_work > 1:
+                self._at_work -= 1
+                self._returned.append(item)
+                raise Relieved
 
     def progress(self, moved: int) -> None:
         """The Progress for whoever works here. Raises Stopped when work is to end."""
@@ -158,14 +179,37 @@ class Crew:
 
     def _labour(self) -> None:
         try:
-            while not self._stop.is_set():
-                with self._lock:
-                    item = next(self._items, None)
-                if item is None:
-                    return
+            while not self._stop.is_set() and (item := self._next()) is not None:
                 self._work(item, self.progress)
+                if self._is_calm():
+                    self._hire()
+        except Relieved:
+            return
         except BaseException as error:
             self.fail(error)
+
+    def _next(self) -> int | None:
+        with self._lock:
+            item = self._returned.pop() if self._returned else next(self._items, None)
+            if item is None:
+                self._at_work -= 1
+            return item
+
+    def _is_calm(self) -> bool:
+        """An item is done: whether one more worker is to be there, who counts from now on."""
+        with self._lock:
+            self._calm += 1
+            if self._calm < _CALM or not 0 < self._at_work < self._wanted:
+                return False
+            self._calm = 0
+            self._at_work += 1
+            return True
+
+    def _hire(self) -> None:
+        name = f"part-{len(self._threads)}"
+        thread = threading.Thread(target=self._labour, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
 
 class _Changed(Exception):
@@ -178,16 +222,17 @@ class _Plainly(Exception):
 
 class _Part:
     """A stretch of the object: its first byte, the next one to come, and the one after its last,
-    None until that is known. `furthest`: how far it came in any try."""
+    None until that is known."""
 
     def __init__(self, start: int, stop: int | None) -> None:
-        self.start = self.position = self.furthest = start
+        self.start = self.position = self._furthest = start
         self.stop = stop
 
-    def moved(self, length: int) -> None:
-        """More of it is there."""
+    def moved(self, length: int) -> int:
+        """More of it is there; how much of that had not come in an earlier try."""
         self.position += length
-        self.furthest = max(self.furthest, self.position)
+        before, self._furthest = self._furthest, max(self._furthest, self.position)
+        return self._furthest - before
 
 
 class _Download:
@@ -212,6 +257,11 @@ class _Download:
         self._hint = hint
         self._conditions = conditions
         self._plainly = False
+        self._changes = 0
+        self._came = 0
+        """Bytes of all parts, each counted once."""
+        self._misfit: tuple[object, ...] = ()
+        """What came when it did not have its checksum."""
         self._lock = threading.Lock()
         self._hashing = threading.Lock()
         self._forget()
@@ -226,24 +276,38 @@ class _Download:
         self._digest: Digest | None = None
         self._hashed = 0
         self._arrived: set[int] = set()
+        """Parts that have come before one that is missing."""
         self._frontier = 0
         """Number of parts that have come without a gap from the first one on."""
 
     def attempt(self, progress: Progress | None) -> int:
         """Bring all of it; its size. Raises Again when what came cannot be used."""
         try:
-            with Crew(self._one, progress) as crew:
+            with Crew(lambda index, progress: self._one(crew, index, progress), progress) as crew:
                 size = self._first(crew)
                 crew.finish()
         except _Changed as changed:
+            # Again: perhaps there are several servers, each with a version of its own.
+            self._plainly = self._plainly or self._changes > 0
+            self._changes += 1
             raise Again(str(changed)) from changed
         if self._digest:
-            self._hash_up_to(size)
-            if not self._digest.matches():
-                raise Again(
-                    f"what came does not have the announced {self._digest.algorithm} checksum"
-                )
+            self._verify(self._digest, size)
         return size
+
+    def _verify(self, digest: Digest, size: int) -> None:
+        """Raises Again for what may have been damaged on the way, StorageError for what came just
+        so twice."""
+        self._hash_up_to(size)
+        if digest.matches():
+            return
+        before, self._misfit = self._misfit, (self._version, size, digest.expected, digest.value())
+        if self._misfit == before:
+            told = f"{digest.algorithm} {digest.expected.hex()}".strip()
+            raise StorageError(
+                f"{self.what}: the checksum stored with it ({told}) does not fit what it holds"
+            )
+        raise Again(f"what came does not have the announced {digest.algorithm} checksum")
 
     def _first(self, crew: Crew) -> int:
         """The first part. Its answer tells about the others, with which the crew then begins."""
@@ -264,7 +328,7 @@ class _Download:
             self._go_on(part, crew.progress)
 
         try:
-            self._transport.persist(self.what, once, crew.progress, lambda: part.furthest)
+            self._transport.persist(self.what, once, crew.progress, lambda: self._came)
             self._has_arrived(0)
         except BaseException as error:
             crew.fail(error)
@@ -275,15 +339,17 @@ class _Download:
         headers = {} if self._plainly else {"Range": f"bytes=0-{PART - 1}"}
         try:
             answer = self._ask(headers, sink, progress)
-            if answer.status == 416 and content_range(answer) != (None, 0):
+            if answer.status == 416 and not self._plainly and content_range(answer) != (None, 0):
                 raise _Plainly
         except _Plainly:
             self._plainly = True
             self._forget()
             part.position = 0
             answer = self._ask({}, sink, progress)
-        if answer.status != 416 or self._plainly:  # as an empty object's first part is answered
+        if answer.status != 416 or self._plainly:
             require(answer, self.what, hint=self._hint)
+        else:  # as an empty object's first part is answered
+            self._offered(answer)
         if self._size is None:
             self._size = part.stop = part.position
 
@@ -291,7 +357,7 @@ class _Download:
         """What the headers of the first answer tell."""
         start, total = content_range(answer)
         self._version = _version_of(answer)
-        if answer.status == 206:
+        if answer.status == 206 and not self._plainly:
             self._same = _same_version(answer)
             if start != 0 or total is None or (total > PART and not self._same):
                 raise _Plainly
@@ -301,15 +367,20 @@ class _Download:
             raise StorageError(f"{self.what}: unexpected {status_of(answer)}")
         self._digest = self._offered(answer)
 
-    def _one(self, index: int, progress: Progress) -> None:
+    def _one(self, crew: Crew, index: int, progress: Progress) -> None:
         """One of the other parts."""
         part = _Part(index * PART, min((index + 1) * PART, self._size or 0))
-        self._transport.persist(
-            self.what,
-            lambda: self._go_on(part, progress),
-            progress,
-            lambda: part.furthest - part.start,
-        )
+
+        def once() -> None:
+            try:
+                self._go_on(part, progress)
+            except Again as again:
+                if again.is_refusal and part.position == part.start:
+                    crew.relieve(index)
+                raise
+
+        # While others come further, the server may have no place for this one.
+        self._transport.persist(self.what, once, progress, lambda: self._came)
         self._has_arrived(index)
 
     def _go_on(self, part: _Part, progress: Progress) -> None:
@@ -350,7 +421,8 @@ class _Download:
         view = memoryview(data)
         while view:
             written = os.pwrite(self._target, view, part.position)
-            part.moved(written)
+            with self._lock:
+                self._came += part.moved(written)
             view = view[written:]
         if part.start == 0 and self._digest:  # nothing is missing before it
             self._digest.update(data)
@@ -361,6 +433,7 @@ class _Download:
         with self._lock:
             self._arrived.add(index)
             while self._frontier in self._arrived:
+                self._arrived.discard(self._frontier)
                 self._frontier += 1
             ready = min(self._frontier * PART, self._size or 0)
         if self._digest and self._hashing.acquire(blocking=False):
@@ -378,8 +451,12 @@ class _Download:
 
 def _version_of(answer: Answer) -> str:
     """The version that an answer's parts are of; empty when it does not tell."""
-    etag = answer.headers.get("etag", "")
-    return etag if etag and not etag.startswith("W/") else answer.headers.get("last-modified", "")
+    for name in ("etag", "last-modified"):
+        told = answer.headers.get(name, "")
+        # A weak one, or one that no request's header can hold, is of no use.
+        if told and not told.startswith("W/") and told.isascii() and told.isprintable():
+            return told
+    return ""
 
 
 def _same_version(answer: Answer) -> dict[str, str]:

@@ -21,8 +21,9 @@ class Patience(msgspec.Struct, frozen=True):
     """How long to wait and how often to try. All times in seconds.
 
     The pause before the n-th retry is random, between half of and all of `pause_s` * 2^(n-1), at
-    most `longest_pause_s`; a server's Retry-After counts up to `retry_after_s`. A transfer that
-    came `progress_bytes` further has its `attempts` anew.
+    most `longest_pause_s`. A server's Retry-After counts up to `retry_after_s`, and up to a quarter
+    more, so that not all who were told it come back at once. A transfer that came `progress_bytes`
+    further, in however many tries, has its `attempts` anew.
     """
 
     attempts: int = 7
@@ -36,11 +37,13 @@ class Patience(msgspec.Struct, frozen=True):
 
 
 class Again(Exception):
-    """One try failed in a way that another may not."""
+    """One try failed in a way that another may not. `is_refusal`: because the server is asked for
+    too much at once."""
 
-    def __init__(self, reason: str, retry_after_s: float = 0) -> None:
+    def __init__(self, reason: str, retry_after_s: float = 0, *, is_refusal: bool = False) -> None:
         self.reason = reason
         self.retry_after_s = retry_after_s
+        self.is_refusal = is_refusal
         super().__init__(reason)
 
 
@@ -56,21 +59,26 @@ def persist(
     `furthest` tells how many bytes have come so far. Raises StorageUnavailable, which begins with
     `what`, when patience is spent.
     """
-    failures, reached = 0, 0
+    failures, reached = 0, furthest()
     while True:
         try:
             return once()
         except Again as again:
             if furthest() - reached >= patience.progress_bytes:
-                failures = 0
-            reached = furthest()
+                failures, reached = 0, furthest()
             failures += 1
             if failures >= patience.attempts:
                 raise StorageUnavailable(f"{what}: {again.reason} ({failures} attempts)") from again
-            pause = min(patience.pause_s * 2 ** (failures - 1), patience.longest_pause_s)
-            pause *= random.uniform(0.5, 1)  # noqa: S311 - spreads retries, protects nothing
-            pause = max(pause, min(again.retry_after_s, patience.retry_after_s))
+            pause = pause_after(patience, failures, again.retry_after_s)
         _sleep(pause, progress)
+
+
+def pause_after(patience: Patience, failures: int, retry_after_s: float) -> float:
+    """Seconds to wait after so many failures, when the server has asked for `retry_after_s`."""
+    pause = min(patience.pause_s * 2.0 ** (failures - 1), patience.longest_pause_s)
+    told = min(retry_after_s, patience.retry_after_s)
+    # They spread retries, and protect nothing.
+    return max(pause * random.uniform(0.5, 1), told * random.uniform(1, 1.25))  # noqa: S311
 
 
 def _sleep(seconds: float, progress: Progress | None) -> None:

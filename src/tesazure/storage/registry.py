@@ -37,7 +37,7 @@ _SYSTEMS = {
 }
 """URL scheme -> system. Hosts make http and https URLs Azure's."""
 
-_PACKAGES = {"s3": "botocore", "gcs": "google.auth", "sftp": "paramiko"}
+PACKAGES = {"s3": "botocore", "gcs": "google.auth", "sftp": "paramiko"}
 """What a system needs that comes with an extra, for more than what is open to anybody."""
 
 
@@ -52,12 +52,15 @@ class Storages:
         allow_private: bool = True,
         endpoints: Endpoints | None = None,
         access: Access | None = None,
+        drs_dirs: Sequence[Path | str] | None = None,
     ) -> None:
         """`denied` are directories that nothing is read from or written to, whatever `allow_dirs`
         says; `allow_private` is for network addresses, of which those of `endpoints` are allowed in
-        any case."""
+        any case. `drs_dirs`: the directories that a DRS server may lead to, which nobody here
+        named; None: as `allow_dirs`."""
         self._allow_dirs = tuple(map(Path, allow_dirs))
         self._denied = tuple(map(Path, denied))
+        self._drs_dirs = self._allow_dirs if drs_dirs is None else tuple(map(Path, drs_dirs))
         self._allow_private = allow_private
         self._endpoints = endpoints or Endpoints()
         self._access = access or Access()
@@ -135,13 +138,16 @@ class Storages:
             self._good[writing].add(url)
 
     def schemes(self) -> list[str]:
-        """What service-info lists as `storage`: a URL per allowed directory, and URL schemes."""
+        """What service-info lists as `storage`: a URL per allowed directory, URL schemes,
+        and the hosts that are Azure's."""
         listed = [directory.as_uri() for directory in self._allow_dirs]
         for scheme, name in _SYSTEMS.items():
             if name == "file" or (scheme == "az" and not self._endpoints.blob):
                 continue
-            if name not in _PACKAGES or _is_installed(_PACKAGES[name]):
+            if name not in PACKAGES or is_installed(PACKAGES[name]):
                 listed.append(f"{scheme}://")
+        e = self._endpoints
+        listed += [f"https://*{suffixes[0]}" for suffixes in (e.blob_suffixes, e.file_suffixes)]
         return listed
 
     def close(self) -> None:
@@ -212,10 +218,16 @@ class Storages:
     def _drs(self) -> Storage:
         from tesazure.storage.drs import DrsStorage
 
-        return DrsStorage(self._transport(), self._access.drs_tokens, self.for_url)
+        files = FileStorage(self._drs_dirs, self._denied)
+
+        def led_to(url: str) -> Storage:
+            return files if scheme_of(url) in ("", "file") else self.for_url(url)
+
+        return DrsStorage(self._transport(), self._access.drs_tokens, led_to)
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether a package, perhaps one within another, can be imported."""
     try:
         return find_spec(package) is not None
     except ModuleNotFoundError:  # not even what it is in

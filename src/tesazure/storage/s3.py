@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 
 from tesazure.access import Endpoints, S3Key
 from tesazure.errors import StorageError
-from tesazure.storage.base import Progress, Stat
+from tesazure.storage.base import Progress, Stat, waiting
 from tesazure.storage.buckets import BucketStorage
 from tesazure.storage.content_types import content_type
 from tesazure.storage.digests import Digest
@@ -28,6 +28,7 @@ from tesazure.storage.wire import (
     FilePart,
     content_length,
     content_range,
+    date,
     require,
     service_code,
 )
@@ -38,6 +39,8 @@ SINGLE = 16 * _MIB
 """Bytes up to which an upload is one request."""
 PART_SIZE = 16 * _MIB
 """Bytes of a part of a larger upload, at least."""
+_CLOCK_S = 10
+"""Within which a service's times of one moment are."""
 _MOST_PARTS = 10_000
 """Amazon S3, "Multipart upload limits"."""
 
@@ -48,7 +51,9 @@ class S3Storage(BucketStorage):
     Downloads are verified by MD5 where the ETag is one (objects written in one piece, not
     encrypted with KMS or a customer's key), else by a whole-object CRC where the service keeps
     one. Uploads of up to 16 MiB are one request, larger ones go in parallel parts that become an
-    object at the end; each carries its MD5. One that fails leaves no parts behind.
+    object at the end; each carries its MD5. One that fails or is stopped deletes its parts; those
+    of a process that is killed, or of an endpoint that cannot be reached by then, stay, unseen and
+    at the owner's expense, until the bucket's lifecycle rule AbortIncompleteMultipartUpload.
     """
 
     def __init__(
@@ -96,7 +101,7 @@ class S3Storage(BucketStorage):
             progress,
             # Every try has a signature of its own.
             headers=lambda: self._requests.headers("GET", target),
-            digest=lambda answer: self._digest(target, answer),
+            digest=lambda answer: self._digest(target, answer, waiting(progress)),
             hint=self._requests.hint,
         )
 
@@ -109,17 +114,20 @@ class S3Storage(BucketStorage):
     def _mark(self, place: Place) -> None:
         self._put_whole(b"", place, None)
 
-    def _digest(self, target: str, answer: Answer) -> Digest:
+    def _digest(self, target: str, answer: Answer, progress: Progress | None) -> Digest:
         md5 = _md5_of(answer)
         if md5:
             return Digest("md5", md5)
-        return _StoredCrc(lambda: self._stored_checksums(target, answer.headers.get("etag", "")))
+        etag = answer.headers.get("etag", "")
+        return _StoredCrc(lambda: self._stored_checksums(target, etag, progress))
 
-    def _stored_checksums(self, target: str, etag: str) -> Mapping[str, str]:
+    def _stored_checksums(
+        self, target: str, etag: str, progress: Progress | None
+    ) -> Mapping[str, str]:
         """Headers with the checksums of a whole object; a GET of a range does not tell them, or
         tells others ("Checking object integrity")."""
         headers = {"x-amz-checksum-mode": "ENABLED", **({"If-Match": etag} if etag else {})}
-        answer = self._requests.ask("HEAD", target, headers)
+        answer = self._requests.ask("HEAD", target, headers, progress=progress)
         return answer.headers if answer.succeeded else {}
 
     def _put_whole(self, body: FilePart | bytes, place: Place, progress: Progress | None) -> None:
@@ -131,8 +139,11 @@ class S3Storage(BucketStorage):
     def _put_parts(self, source: Source, place: Place, progress: Progress | None) -> None:
         target = self._requests.url(place)
         headers = {"Content-Type": content_type(place.key)}
-        answer = self._requests.ask("POST", self._requests.url(place, {"uploads": ""}), headers)
+        asked = waiting(progress)
+        url = self._requests.url(place, {"uploads": ""})
+        answer = self._requests.ask("POST", url, headers, progress=asked)
         require(answer, f"POST {target}", hint=self._requests.hint)
+        begun = date(answer.headers.get("date", ""))
         upload = text_of(xml_of(answer, f"POST {target}"), "UploadId")
         part_size = part_size_of(source.size)
         etags = [""] * -(-source.size // part_size)
@@ -148,17 +159,34 @@ class S3Storage(BucketStorage):
             require(answer, f"PUT {target} part {index + 1}", hint=self._requests.hint)
             etags[index], md5s[index] = answer.headers.get("etag", ""), sums.md5
 
+        def has_become(found: Answer) -> bool:
+            told = found.headers.get("etag", "").strip('"')
+            if [etag.strip('"') for etag in etags] == [md5.hex() for md5 in md5s]:
+                whole = hashlib.md5(b"".join(md5s), usedforsecurity=False).hexdigest()
+                return told == f"{whole}-{len(etags)}"
+            # Encrypted, so that ETags say nothing of what is in it.
+            changed = date(found.headers.get("last-modified", ""))
+            is_new = begun is not None and changed is not None and changed >= begun - _CLOCK_S
+            is_as_long = content_length(found) == source.size
+            return is_new and is_as_long and told.endswith(f"-{len(etags)}")
+
         try:
             in_parts(source.size, part_size, send, progress)
             source.check_unchanged()
-            whole = hashlib.md5(b"".join(md5s), usedforsecurity=False).hexdigest()
-            self._complete(place, upload, etags, f"{whole}-{len(etags)}")
+            self._complete(place, upload, etags, has_become, asked)
         except BaseException:
             self._abort(place, upload)
             raise
 
-    def _complete(self, place: Place, upload: str, etags: Sequence[str], etag: str) -> None:
-        """Make the parts an object, whose ETag is `etag` unless it is encrypted."""
+    def _complete(
+        self,
+        place: Place,
+        upload: str,
+        etags: Sequence[str],
+        has_become: Callable[[Answer], bool],
+        progress: Progress | None,
+    ) -> None:
+        """Make the parts an object. `has_become`: whether an object's HEAD is of theirs."""
         target = self._requests.url(place)
         parts = "".join(
             f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(part)}</ETag></Part>"
@@ -166,11 +194,12 @@ class S3Storage(BucketStorage):
         )
         body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
         url = self._requests.url(place, {"uploadId": upload})
-        answer = self._requests.ask("POST", url, {"Content-Type": "application/xml"}, body)
+        kind = {"Content-Type": "application/xml"}
+        answer = self._requests.ask("POST", url, kind, body, progress)
         if service_code(answer) == "NoSuchUpload":
             # An earlier try may have succeeded, and its answer been lost.
-            found = self._requests.ask("HEAD", target)
-            if found.succeeded and found.headers.get("etag", "").strip('"') == etag:
+            found = self._requests.ask("HEAD", target, progress=progress)
+            if found.succeeded and has_become(found):
                 return
         require(answer, f"POST {target}", hint=self._requests.hint)
 
@@ -198,6 +227,10 @@ class _StoredCrc(Digest):
         """Take in the next bytes."""
         for name, function in self._functions.items():
             self._values[name] = function(data, self._values[name])
+
+    def value(self) -> bytes:
+        """The checksums of the bytes so far."""
+        return repr(self._values).encode()
 
     def matches(self) -> bool:
         """Whether the bytes so far have every whole-object CRC that the service tells."""

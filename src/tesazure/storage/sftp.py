@@ -9,44 +9,43 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote_to_bytes, urlsplit
 
+import msgspec
+
 from tesazure.errors import (
     PermissionDenied,
     StorageError,
     StorageNotFound,
-    StorageUnavailable,
     UnsupportedUrl,
 )
 from tesazure.storage.addresses import check_host
-from tesazure.storage.base import Entry, Progress, Stat
-from tesazure.storage.local import kind_of, opened_directory, os_errors, whole_file
+from tesazure.storage.base import Entry, Progress, Stat, settled
+from tesazure.storage.beside import is_beside
+from tesazure.storage.local import opened_directory, os_errors, whole_file
 from tesazure.storage.patience import Again, Patience, persist
 from tesazure.storage.sftp_session import (
-    BLOCK,
-    EOF,
     NO_SUCH_FILE,
     PERMISSION_DENIED,
-    READ,
-    WRITE_NEW,
-    WRITE_ON,
     Attributes,
     Refused,
     SftpSession,
 )
+from tesazure.storage.sftp_transfers import Download, Upload, make_directories, require_file
 from tesazure.storage.sockets import Idle, Resolve, connect, resolve
-from tesazure.storage.sources import Source, opened_source
+from tesazure.storage.sources import opened_source
 from tesazure.storage.ssh import Login, opened, require_paramiko
 from tesazure.storage.urls import host_of, printable, redact
 
 T = TypeVar("T")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CLEAN_UP_S = 5.0
+"""How long a server that may not answer any more is waited for to delete what it was sent."""
 
 
 class SftpStorage:
@@ -89,8 +88,9 @@ class SftpStorage:
         found = self._persist("stat", url, lambda session, path: session.stat(path))
         if found.is_directory:
             return Stat(is_directory=True)
-        _require_file(found, redact(url))
-        return Stat(is_directory=False, size=found.size, version=_version(found))
+        require_file(found, redact(url))
+        is_firm = found.modified is not None and settled(found.modified)
+        return Stat(False, found.size, version=_version(found), is_firm=is_firm)
 
     def list(self, url: str) -> Iterator[Entry]:
         """Asks for one directory at a time. Links are followed; one that leads nowhere or back to
@@ -106,7 +106,7 @@ class SftpStorage:
                 below = f"{relative}/{name}" if relative else name
                 shown = f"{redact(url)}: {printable(below)}"
                 if not found.is_directory:
-                    _require_file(found, shown)
+                    require_file(found, shown)
                     yield Entry(below, found.size or 0)
                 elif real in parents:
                     raise StorageError(f"{shown}: this symbolic link leads to its own parents")
@@ -116,26 +116,28 @@ class SftpStorage:
     def get(self, url: str, path: Path, progress: Progress | None = None) -> int:
         """A broken transfer goes on where it broke if the file is still the same."""
         with (
-            os_errors(f"{redact(url)} to {path}"),
+            os_errors(f"{redact(url)} to {printable(str(path))}"),
             opened_directory(path.parent) as directory,
             whole_file(directory, path.name, 0o666) as target,
         ):
-            download = _Download(redact(url), target, progress)
+            download = Download(redact(url), target, progress)
             return self._persist("get", url, download.receive, progress, lambda: download.furthest)
 
     def put(self, path: Path, url: str, progress: Progress | None = None) -> int:
-        """Writes beside the destination, then renames; goes on after a broken connection. A server
-        without OpenSSH's posix-rename has the old file deleted just before."""
+        """Writes beside the destination, then renames; goes on after a broken connection. Where a
+        server has no posix-rename as OpenSSH has, the old file gets another name just before, and
+        is deleted afterwards."""
         if not _parsed(url)[1].rpartition(b"/")[2]:
             raise StorageError(f"{redact(url)}: names a directory, where a file is to be written")
-        with os_errors(f"{path} to {redact(url)}"), opened_source(path) as source:
-            upload = _Upload(redact(url), source, progress)
+        with os_errors(f"{printable(str(path))} to {redact(url)}"), opened_source(path) as source:
+            upload = Upload(redact(url), source, progress)
             try:
                 self._persist("put", url, upload.send, progress, lambda: upload.furthest)
-            except StorageUnavailable:
-                raise
-            except BaseException:
+            except BaseException as error:
                 self._clean_up(url, upload)
+                if upload.old and isinstance(error, StorageError):
+                    kept = f"what was there may be {printable(os.fsdecode(upload.old))} now"
+                    raise type(error)(f"{error}; {kept}") from error
                 raise
             return source.size
 
@@ -146,7 +148,7 @@ class SftpStorage:
             try:
                 found = session.stat(path)
             except Refused:
-                _make_directories(session, path)
+                make_directories(session, path)
                 found = session.stat(path)
             if not found.is_directory:
                 raise StorageError(f"{redact(url)}: a file is already there")
@@ -167,20 +169,26 @@ class SftpStorage:
             return [
                 _child(session, directory, name, found, redact(url))
                 for name, found in session.names(directory)
-                if name not in (b".", b"..")
+                if name not in (b".", b"..") and (found.is_directory or not _is_beside(name))
             ]
 
         return self._persist("list", url, ask)
 
-    def _clean_up(self, url: str, upload: _Upload) -> None:
-        """Delete what an upload that was given up has left, if that can be done at once."""
+    def _clean_up(self, url: str, upload: Upload) -> None:
+        """Undo what an upload that was given up has left, in one try."""
         login, _ = _parsed(url)
-        if upload.temporary:
+        patience = self._patience
+        brief = msgspec.structs.replace(
+            patience,
+            connect_s=min(patience.connect_s, _CLEAN_UP_S),
+            read_s=min(patience.read_s, _CLEAN_UP_S),
+        )
+        if upload.temporary or upload.old:
             with (
                 contextlib.suppress(StorageError, Again, Refused),
-                self._session(login, None) as session,
+                self._session(login, None, brief) as session,
             ):
-                session.remove(upload.temporary)
+                upload.undo(session)
 
     def _persist(
         self,
@@ -208,9 +216,13 @@ class SftpStorage:
             raise type(error)(text if shown in text else f"{shown}: {text}") from None
 
     @contextlib.contextmanager
-    def _session(self, login: Login, progress: Progress | None) -> Iterator[SftpSession]:
-        """An open session; kept afterwards unless the block ends in the middle of something."""
-        session = self._idle.take(login) or self._opened(login)
+    def _session(
+        self, login: Login, progress: Progress | None, patience: Patience | None = None
+    ) -> Iterator[SftpSession]:
+        """An open session; kept afterwards unless the block ends in the middle of something, or a
+        patience of its own was asked for."""
+        session = None if patience else self._idle.take(login)
+        session = session or self._opened(login, patience or self._patience)
         session.progress = progress
         in_order = False
         try:
@@ -218,152 +230,25 @@ class SftpStorage:
             in_order = True
         finally:
             session.progress = None
-            if in_order:
+            if in_order and not patience:
                 self._idle.keep(login, session)
             else:
                 session.close()
 
-    def _opened(self, login: Login) -> SftpSession:
+    def _opened(self, login: Login, patience: Patience) -> SftpSession:
         require_paramiko()
         connected = connect(
             login.host,
             login.port,
             allow_private=self._allow_private,
-            timeout_s=self._patience.connect_s,
+            timeout_s=patience.connect_s,
             resolve=self._resolve,
         )
-        return opened(connected, login, self._key, self._known_hosts, self._patience)
+        return opened(connected, login, self._key, self._known_hosts, patience)
 
 
-class _Frontier:
-    """How far a file has come from its beginning, told of blocks in any order."""
-
-    def __init__(self) -> None:
-        self.reached = 0
-        self._later: dict[int, int] = {}
-
-    def add(self, offset: int, length: int) -> None:
-        """Note that a block is done."""
-        self._later[offset] = length
-        while self.reached in self._later:
-            self.reached += self._later.pop(self.reached)
-
-    def go_on(self) -> None:
-        """Forget what lies further on: it will be done anew."""
-        self._later.clear()
-
-
-class _Download:
-    """What is known of a file while it comes in, over as many connections as it takes."""
-
-    def __init__(self, shown: str, target: int, progress: Progress | None) -> None:
-        self._shown = shown
-        self._target = target
-        self._progress = progress
-        self._found: Attributes | None = None
-        self._frontier = _Frontier()
-        self.furthest = 0
-
-    def receive(self, session: SftpSession, path: bytes) -> int:
-        """Take in the file, or what of it is missing; its size once it is whole. Raises Again."""
-        found = session.stat(path)
-        _require_file(found, self._shown)
-        if found.size is None:
-            raise StorageError(f"{self._shown}: the server does not tell the file's size")
-        self._frontier.go_on()
-        if found != self._found:
-            self._restart(found)
-        handle = session.open_file(path, READ)
-        try:
-            session.read(handle, self._frontier.reached, found.size, self._take)
-        except Refused as refused:
-            if refused.code != EOF:
-                raise
-            self._restart(None)
-            raise Again("the file became shorter while it was read") from None
-        after = session.stat_open(handle)
-        session.close_file(handle)
-        if (after.size, after.modified) != (found.size, found.modified):
-            self._restart(None)
-            raise Again("the file changed while it was read")
-        return found.size
-
-    def _take(self, offset: int, data: memoryview) -> None:
-        length = len(data)
-        self._frontier.add(offset, length)
-        while data:
-            written = os.pwrite(self._target, data, offset)
-            data, offset = data[written:], offset + written
-        self.furthest = max(self.furthest, self._frontier.reached)
-        if self._progress:
-            self._progress(length)
-
-    def _restart(self, found: Attributes | None) -> None:
-        os.ftruncate(self._target, 0)
-        self._found = found
-        self._frontier = _Frontier()
-
-
-class _Upload:
-    """A file on its way out. `temporary` is the path of what has been left on the server."""
-
-    def __init__(self, shown: str, source: Source, progress: Progress | None) -> None:
-        self._shown = shown
-        self._source = source
-        self._progress = progress
-        self._frontier = _Frontier()
-        self.temporary = b""
-        self.furthest = 0
-
-    def send(self, session: SftpSession, path: bytes) -> None:
-        """Write the file, or what of it is missing, and give it its name. Raises Again."""
-        handle = self._opened(session, path)
-        session.write(handle, self._blocks(), self._written)
-        size = session.stat_open(handle).size
-        session.close_file(handle)
-        if size not in (self._source.size, None):
-            self._frontier = _Frontier()
-            raise Again(f"the server has {size} bytes of {self._source.size} sent")
-        self._source.check_unchanged()
-        try:
-            session.rename(self.temporary, path)
-        except Refused:
-            with contextlib.suppress(Refused):
-                if session.stat(path).is_directory:
-                    raise StorageError(f"{self._shown}: a directory is already there") from None
-            raise
-        self.temporary = b""
-
-    def _opened(self, session: SftpSession, path: bytes) -> bytes:
-        self._frontier.go_on()
-        if self.temporary:
-            # What a broken connection may still write is the same bytes at the same places.
-            try:
-                return session.open_file(self.temporary, WRITE_ON)
-            except Refused:
-                self._frontier = _Frontier()
-        directory = path.rpartition(b"/")[0]
-        self.temporary = directory + f"/.tesazure-{secrets.token_hex(8)}.part".encode()
-        try:
-            return session.open_file(self.temporary, WRITE_NEW)
-        except Refused as refused:
-            if refused.code != NO_SUCH_FILE:
-                raise
-            _make_directories(session, directory)
-            return session.open_file(self.temporary, WRITE_NEW)
-
-    def _blocks(self) -> Iterator[tuple[int, bytes]]:
-        offset = self._frontier.reached
-        while offset < self._source.size:
-            data = self._source.read(offset, min(BLOCK, self._source.size - offset))
-            yield offset, data
-            offset += len(data)
-
-    def _written(self, offset: int, length: int) -> None:
-        self._frontier.add(offset, length)
-        self.furthest = max(self.furthest, self._frontier.reached)
-        if self._progress:
-            self._progress(length)
+def _is_beside(name: bytes) -> bool:
+    return is_beside(os.fsdecode(name))
 
 
 def _top(session: SftpSession, path: bytes, shown: str) -> bytes:
@@ -390,31 +275,6 @@ def _child(
         raise StorageError(
             f"{shown}: {printable(text)}: this symbolic link leads nowhere"
         ) from None
-
-
-def _make_directories(session: SftpSession, path: bytes) -> None:
-    """Make a directory and its parents. Raises Refused for the last of them."""
-    missing: list[bytes] = []
-    while path:
-        try:
-            session.stat(path)
-            break
-        except Refused as refused:
-            if refused.code != NO_SUCH_FILE:
-                raise
-        missing.append(path)
-        path = path.rpartition(b"/")[0]
-    for directory in reversed(missing):
-        try:
-            session.make_directory(directory)
-        except Refused:
-            if not session.stat(directory).is_directory:  # somebody else may have made it
-                raise
-
-
-def _require_file(found: Attributes, shown: str) -> None:
-    if found.mode is not None and not stat.S_ISREG(found.mode):
-        raise StorageError(f"{shown}: is {kind_of(found.mode)}, not a file")
 
 
 def _version(found: Attributes) -> str | None:

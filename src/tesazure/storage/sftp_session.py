@@ -29,6 +29,7 @@ EOF = 1
 NO_SUCH_FILE = 2
 PERMISSION_DENIED = 3
 FAILURE = 4
+FILE_EXISTS = 11  # of later versions, which some servers use all the same
 
 BLOCK = 2**15
 """Bytes asked for or written at once: what every server takes (section 3)."""
@@ -110,6 +111,20 @@ class SftpSession:
         """Close the connection at once."""
         self._transport.close()
 
+    @property
+    def replaces(self) -> bool:
+        """Whether a rename replaces a file: OpenSSH's extension, version 3 has no such thing."""
+        return _POSIX_RENAME in self._extensions
+
+    def find(self, path: bytes) -> Attributes | None:
+        """What lies at a path, links followed; None for nothing."""
+        try:
+            return self.stat(path)
+        except Refused as refused:
+            if refused.code != NO_SUCH_FILE:
+                raise
+            return None
+
     def stat(self, path: bytes) -> Attributes:
         """What lies at a path, links followed."""
         return _attributes(self._ask(_ATTRS, _STAT, _text(path)))
@@ -146,17 +161,10 @@ class SftpSession:
         self._ask(_STATUS, _REMOVE, _text(path))
 
     def rename(self, path: bytes, new: bytes) -> None:
-        """Give a file another name, replacing what has it. A server without OpenSSH's extension
-        has the old file deleted just before."""
-        if _POSIX_RENAME in self._extensions:
+        """Give a file another name; whether it replaces what has it says `replaces`."""
+        if self.replaces:
             self._ask(_STATUS, _EXTENDED, _text(_POSIX_RENAME) + _text(path) + _text(new))
-            return
-        try:
-            self._ask(_STATUS, _RENAME, _text(path) + _text(new))
-        except Refused:
-            if self.stat(new).is_directory:
-                raise
-            self.remove(new)
+        else:
             self._ask(_STATUS, _RENAME, _text(path) + _text(new))
 
     def open_file(self, path: bytes, flags: int) -> bytes:

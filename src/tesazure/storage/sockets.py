@@ -21,6 +21,15 @@ Key = TypeVar("Key", bound=Hashable)
 TICK_S = 0.2
 """The timeout of sockets used with `patiently`: how soon a Progress can end a wait."""
 
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6),
+)
+"""FTP's control connection is silent while a file goes by another one: firewalls and load balancers
+(Azure's after 4 minutes) forget what is silent for long. Times in seconds."""
+
 _KEPT_S = 15
 _KEPT_MOST = 16
 
@@ -64,6 +73,8 @@ def connect(
             failure = error
             continue
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for option in _KEEPALIVE:
+            connected.setsockopt(*option)
         connected.settimeout(TICK_S)
         return connected
     raise Again(_in_words(failure) if failure else f"{host} has no address") from failure

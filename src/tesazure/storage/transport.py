@@ -25,6 +25,7 @@ from tesazure.storage.wire import (
     FilePart,
     Sink,
     Target,
+    location,
     require,
     retry_after,
     service_code,
@@ -128,11 +129,12 @@ class Transport:
             with self._line(target.origin, progress) as line:
                 answer = line.exchange(request, self._make_manner(), sink, progress)
             if answer.status in RETRYABLE:
-                raise Again(status_of(answer), retry_after(answer))
-            location = answer.headers.get("location")
-            if answer.status not in _REDIRECTS or not location or method not in ("GET", "HEAD"):
+                is_refusal = answer.status in (429, 503)
+                raise Again(status_of(answer), retry_after(answer), is_refusal=is_refusal)
+            leads_to = location(answer)
+            if answer.status not in _REDIRECTS or not leads_to or method not in ("GET", "HEAD"):
                 return answer
-            target, before = _redirected(target, location, what), target
+            target, before = _redirected(target, leads_to, what), target
             if target.origin != before.origin:
                 sent = {name: sent[name] for name in sent if name.lower() in _FOR_ANYONE}
         raise StorageError(f"{what}: redirected more than {_MOST_REDIRECTS} times")
@@ -232,9 +234,9 @@ class Transport:
             return self._manner
 
 
-def _redirected(target: Target, location: str, what: str) -> Target:
+def _redirected(target: Target, leads_to: str, what: str) -> Target:
     try:
-        found = target_of(urljoin(target.url, location))
+        found = target_of(urljoin(target.url, leads_to))
     except (UnsupportedUrl, ValueError):
         # Their texts would show where it leads, which is not what the user named.
         raise StorageError(

@@ -7,9 +7,14 @@ import re
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from tesazure.errors import UnsupportedUrl
+from tesazure.errors import printable as printable  # noqa: PLC0414 - storage takes it from here
+from tesazure.secrecy import begin, is_of_this_machine
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _NO_PORT = re.compile(r":[^:\]]*[^0-9:\]][^:\]]*$")
+_BEGINNING = re.compile(r"((?:[^/?#@:]*:)?//)?([^?#]*)")
+_NO_AUTHORITY = re.compile(r"[\x00-\x20\x7f\\]")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _ESCAPED = frozenset({"file", "http", "https", "ftp", "sftp"})
 """Schemes whose URLs hold percent-encoded paths; s3, gs and az URLs hold keys as they are."""
 
@@ -22,26 +27,20 @@ def scheme_of(url: str) -> str:
 
 def redact(url: str) -> str:
     """The URL for messages: without user information, query and fragment, any of which may hold a
-    password or a signature. A bare path and a file URL have none of these."""
-    scheme = scheme_of(url)
-    if scheme in ("", "file"):
+    password or a signature. An absolute path and a file URL have none of these; whatever else is no
+    URL is taken for one that was written wrong."""
+    if is_of_this_machine(url):
         return printable(url)
-    rest = url[len(scheme) + 1 :]
-    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
-    if rest.startswith("//"):
-        authority, slash, path = rest[2:].partition("/")
-        host = authority.rpartition("@")[2]
-        if scheme in _ESCAPED and _NO_PORT.search(
-            host
-        ):  # the beginning of a password with one of / ? # in it, perhaps
-            return printable(f"{url[: len(scheme)]}://***")
-        rest = "//" + host + slash + path
-    return printable(f"{url[: len(scheme)]}:{rest}")
-
-
-def printable(name: str) -> str:
-    """A file name for JSON and messages: bytes that are not UTF-8 become U+FFFD."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    found = _BEGINNING.match(url, begin(url))
+    start, rest = found.groups() if found else (None, "")
+    if start is None:
+        return printable(rest.rpartition("@")[2])
+    authority, slash, path = rest.partition("/")
+    host = authority.rpartition("@")[2]
+    if scheme_of(start) in _ESCAPED and _NO_PORT.search(host):
+        # The beginning of a password with one of / ? # in it, perhaps.
+        return printable(f"{start}***")
+    return printable(f"{start}{host}{slash}{path}")
 
 
 def file_path(url: str) -> str:
@@ -89,8 +88,11 @@ def unescaped(url: str, part: str) -> str:
 
 def host_of(url: str) -> str:
     """The host a URL names, in lower case, without port; raises UnsupportedUrl when there is
-    none."""
+    none, or what other readers of URLs might take for another one."""
     try:
+        if _NO_AUTHORITY.search(re.split(r"[/?#]", url.partition("//")[2], maxsplit=1)[0]):
+            text = "a space, a \\ or a control character cannot be in front of the path"
+            raise UnsupportedUrl(f"{redact(url)}: {text}")
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
@@ -99,4 +101,15 @@ def host_of(url: str) -> str:
         raise UnsupportedUrl(f"{redact(url)}: {text}") from None
     if not host:
         raise UnsupportedUrl(f"{redact(url)}: names no host")
+    if ":" not in host:
+        # As it is written: to lower case, some letters become ASCII.
+        require_host_name(parts.netloc.rpartition("@")[2].partition(":")[0], url)
     return host
+
+
+def require_host_name(host: str, url: str) -> None:
+    """Raises UnsupportedUrl for what name servers cannot know as it is: a name with a character
+    that ends it, or becomes another one, for some readers of URLs leads each of them elsewhere."""
+    if not _NAME.fullmatch(host):
+        remedy = "" if host.isascii() else "; write the host in ASCII (punycode)"
+        raise UnsupportedUrl(f"{redact(url)}: not a host name: {printable(host)}{remedy}")

@@ -12,16 +12,20 @@ import msgspec
 
 from tesazure.errors import PermissionDenied, StorageError, StorageNotFound, UnsupportedUrl
 from tesazure.storage.patience import Again
-from tesazure.storage.urls import redact
+from tesazure.storage.urls import redact, require_host_name
 
 RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same request may succeed."""
 
 _DENIED = frozenset({401, 403, 407})
 _MISSING = frozenset({404, 410})
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)")
 _URL = re.compile(r"(https?)://([^/?#]*)([^?#]*)(\?[^#]*)?(?:#.*)?", re.IGNORECASE | re.DOTALL)
-_AUTHORITY = re.compile(r"(?:(.*)@)?(\[[0-9a-f:.]+(?:%25[\w.~-]+)?\]|[^\[\]@:\\\s]+)(?::(\d*))?")
+_AUTHORITY = re.compile(
+    r"(?:([^\x00-\x20\x7f\\]*)@)?(\[[0-9a-f:.]+(?:%25[a-z0-9_.~-]+)?\]|[^\[\]@:]+)(?::([0-9]{0,9}))?",
+    re.IGNORECASE | re.ASCII,
+)
 _SAFE = "%/:?@!$&'()*+,;=~"
 _PORTS = {"http": 80, "https": 443}
 _XML_CODE = re.compile(rb"<Code>\s*([^<>]{1,100}?)\s*</Code>")
@@ -37,6 +41,8 @@ __all__ = [
     "Target",
     "content_length",
     "content_range",
+    "date",
+    "location",
     "require",
     "retry_after",
     "service_code",
@@ -88,14 +94,12 @@ class Target(msgspec.Struct, frozen=True):
 def target_of(url: str) -> Target:
     """Raises UnsupportedUrl for what is not a URL of http or https."""
     found = _URL.fullmatch(url)
-    authority = _AUTHORITY.fullmatch(found[2].lower()) if found else None
+    authority = _AUTHORITY.fullmatch(found[2]) if found else None
     if not found or not authority:
         raise UnsupportedUrl(f"{redact(url)}: not a URL of http or https")
-    scheme, host = found[1].lower(), authority[2]
-    try:
-        host = host if host.isascii() else host.encode("idna").decode()
-    except UnicodeError:
-        raise UnsupportedUrl(f"{redact(url)}: not a host name: {host}") from None
+    scheme, host = found[1].lower(), authority[2].lower()
+    if not host.startswith("["):
+        require_host_name(authority[2], url)
     port = int(authority[3] or _PORTS[scheme])
     if not 0 < port < 65536:
         raise UnsupportedUrl(f"{redact(url)}: not a port: {port}")
@@ -159,7 +163,7 @@ def require(answer: Answer, what: str, *, hint: Callable[[Answer], str] | None =
 def content_length(answer: Answer) -> int | None:
     """Bytes of the body as announced."""
     text = answer.headers.get("content-length", "")
-    return int(text) if text.isascii() and text.isdigit() else None
+    return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def content_range(answer: Answer) -> tuple[int | None, int | None]:
@@ -167,16 +171,29 @@ def content_range(answer: Answer) -> tuple[int | None, int | None]:
     found = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", "").strip())
     if not found:
         return None, None
-    start, _, total = found.groups()
+    start, total = found.groups()
     return (int(start) if start else None), (int(total) if total != "*" else None)
 
 
 def retry_after(answer: Answer) -> float:
     """Seconds of Retry-After, a number or a date (RFC 9110, 10.2.3); 0 without one."""
     text = answer.headers.get("retry-after", "").strip()
-    if text.isascii() and text.isdigit():
+    if _NUMBER.fullmatch(text):
         return float(text)
+    moment = date(text)
+    return 0.0 if moment is None else max(0.0, moment - time.time())
+
+
+def date(text: str) -> float | None:
+    """Seconds since the epoch of a header's date (RFC 9110, 5.6.7); None if it is none."""
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return 0.0
+        return email.utils.parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def location(answer: Answer) -> str:
+    """Where an answer points to (RFC 9110, 10.2.2), with the bytes that the server sent, which may
+    be UTF-8 that it has not escaped; empty without one."""
+    sent = answer.headers.get("location", "").encode("latin-1")
+    return sent.decode("utf-8", "surrogateescape")

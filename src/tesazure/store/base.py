@@ -38,6 +38,12 @@ class Store(Protocol):
         """Random, made with the database and kept in it: the same for all servers on it."""
         ...
 
+    async def sealing_key(self, names: Sequence[str]) -> str:
+        """The name of the key that secrets are sealed with, as noted in the database. `names` are
+        the caller's keys, the one that it seals with first: that one is noted in place of none, or
+        of another of them. Raises StoreUnavailable."""
+        ...
+
     async def ping(self) -> None:
         """Raises StoreUnavailable unless the database can be read and written now."""
         ...

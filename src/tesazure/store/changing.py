@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +17,7 @@ from tesazure.report import system_line
 from tesazure.store.engine import Prepared
 from tesazure.store.reading import STATES, stored_notes
 from tesazure.store.records import Change
-from tesazure.store.tables import attempts, docs, sealed, tasks
+from tesazure.store.tables import attempts, docs, sealed, sealing_key, tasks
 from tesazure.store.transaction import Owner, Transaction
 
 _HEAD = Prepared(
@@ -82,6 +83,9 @@ _COUNT_ATTEMPT = Prepared(
 )
 _DELETE_SEALED = Prepared(delete(sealed).where(sealed.c.seq == bindparam("of")))
 INSERT_ATTEMPT = Prepared(insert(attempts))
+_SEALING_KEY = Prepared(select(sealing_key.c.name))
+_FORGET_SEALING_KEY = Prepared(delete(sealing_key))
+_NOTE_SEALING_KEY = Prepared(insert(sealing_key))
 
 _encode = msgspec.json.Encoder().encode
 
@@ -172,6 +176,16 @@ def reject(transaction: Transaction, task_id: str, version: int, reason: str, no
     transaction.link.run_many(INSERT_ATTEMPT, [row])
     transaction.link.run(_COUNT_ATTEMPT, of=task.seq, at=number)
     _advance(transaction, task, State.SYSTEM_ERROR, now)
+
+
+def note_sealing_key(transaction: Transaction, names: Sequence[str]) -> str:
+    """See Store.sealing_key."""
+    row = transaction.link.row(_SEALING_KEY)
+    if row is not None and (row[0] == names[0] or row[0] not in names):
+        return str(row[0])
+    transaction.link.run(_FORGET_SEALING_KEY)
+    transaction.link.run(_NOTE_SEALING_KEY, name=names[0])
+    return names[0]
 
 
 def first_log(notes: str | None, now: float) -> TaskLog:

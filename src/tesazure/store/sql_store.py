@@ -89,6 +89,11 @@ class SqlStore:
     async def identity(self) -> str:
         return self._identity
 
+    async def sealing_key(self, names: Sequence[str]) -> str:
+        return await self._writer.submit(
+            lambda transaction: changing.note_sealing_key(transaction, names)
+        )
+
     async def ping(self) -> None:
         await self._writer.submit(_ping)
         await self._read(last_event)

@@ -184,3 +184,6 @@ api_tokens = Table(
 
 identity = Table("identity", metadata, Column("id", Ordered, primary_key=True))
 """One row: what tells this database from every other one, made with it."""
+
+sealing_key = Table("sealing_key", metadata, Column("name", Ordered, primary_key=True))
+"""At most one row: tells the key that secrets are sealed with from others, and nothing of it."""

@@ -13,7 +13,7 @@ from tesazure.settings import Settings
 from tesazure.storage.base import Entry, Stat
 from tesazure.storage.urls import join
 from tesazure.transfer.aside import alone, aside
-from tesazure.transfer.order import Item, Observer, Order, Outcome, read_order
+from tesazure.transfer.order import Item, Observer, Order, Outcome, mistake_in_path, read_order
 from tesazure.transfer.places import is_local_pattern
 from tesazure.transfer.reach import Reach
 
@@ -26,6 +26,7 @@ __all__ = [
     "Stat",
     "download",
     "entries",
+    "mistake_in_path",
     "move",
     "read_order",
     "stat",

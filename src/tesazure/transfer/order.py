@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from tesazure.errors import FieldError, InvalidInput, TesazureError
 from tesazure.model import FileType
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,9 +64,27 @@ class Outcome(NamedTuple):
 def read_order(text: bytes) -> Order:
     """An Order from its JSON. Raises InvalidInput."""
     try:
-        return msgspec.json.decode(text, type=Order)
+        order = msgspec.json.decode(text, type=Order)
     except msgspec.ValidationError as error:
         said, _, place = str(error).partition(" - at `$")
         raise InvalidInput([FieldError(place.strip("`."), said)]) from None
     except msgspec.DecodeError as error:
         raise InvalidInput([FieldError("", f"not JSON: {error}")]) from None
+    if mistakes := [*_mistakes("downloads", order.downloads), *_mistakes("uploads", order.uploads)]:
+        raise InvalidInput(mistakes)
+    return order
+
+
+def mistake_in_path(path: str) -> str:
+    """Why a PATH can be none, in words; empty for one that can."""
+    if not path:
+        return "is empty"
+    return "is a URL, but PATH is on this machine" if _URL.match(path) else ""
+
+
+def _mistakes(field: str, items: list[Item]) -> Iterator[FieldError]:
+    for number, item in enumerate(items):
+        if not item.url:
+            yield FieldError(f"{field}[{number}].url", "is empty")
+        if mistake := mistake_in_path(item.path):
+            yield FieldError(f"{field}[{number}].path", mistake)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tesazure.errors import StorageError, StorageNotFound
 from tesazure.runner.glob import compile_part
 from tesazure.storage.base import Entry, Storage
-from tesazure.storage.urls import join, printable, redact, scheme_of, unescaped
+from tesazure.storage.local import os_errors
+from tesazure.storage.urls import file_path, join, printable, redact, scheme_of, unescaped
 from tesazure.transfer.order import Item
 
 OF_THIS_MACHINE = ("", "file")
@@ -47,8 +48,10 @@ def matching(storage: Storage, url: str, place: Place) -> Iterator[Entry]:
     """What below `url`, the base, matches the pattern, or lies below what matches it. Raises
     StorageNotFound when nothing does."""
     parts = [compile_part(part) for part in place.pattern]
+    is_local = scheme_of(url) in OF_THIS_MACHINE
+    found = _on_disk(storage, file_path(url).rstrip("/"), parts) if is_local else storage.list(url)
     nothing = True
-    for entry in storage.list(url):
+    for entry in found:
         names = entry.path.split("/")
         fit = (part.fullmatch(name) for part, name in zip(parts, names, strict=False))
         if len(names) >= len(parts) and all(fit):
@@ -56,6 +59,30 @@ def matching(storage: Storage, url: str, place: Place) -> Iterator[Entry]:
             yield entry
     if nothing:
         raise StorageNotFound(f"{redact(place.item.url)}: nothing matches")
+
+
+def _on_disk(
+    storage: Storage, top: str, parts: Sequence[re.Pattern[str]], path: str = ""
+) -> Iterator[Entry]:
+    """What below a local directory, at `path` in it, can match. Nothing else is looked into, nor
+    are its faults."""
+    here = f"{top}/{path}"
+    with os_errors(printable(here)):
+        names = [one.name for one in Path(here).iterdir() if parts[0].fullmatch(one.name)]
+    for name in names:
+        below, full = f"{path}{name}", f"{here}{name}"
+        if len(parts) > 1:
+            if Path(full).is_dir():
+                yield from _on_disk(storage, top, parts[1:], f"{below}/")
+        elif (found := storage.stat(full)).is_directory:
+            empty = True
+            for entry in storage.list(full):
+                empty = False
+                yield Entry(f"{below}/{entry.path}", entry.size, entry.is_directory)
+            if empty:
+                yield Entry(below, 0, is_directory=True)
+        else:
+            yield Entry(below, found.size or 0)
 
 
 def is_local_pattern(path: str) -> bool:

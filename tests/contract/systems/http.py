@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -10,8 +11,10 @@ from typing import Self
 from tesazure.storage.http import HttpStorage
 from tesazure.storage.transport import Patience, Transport
 from tesazure.storage.urls import join
+from tests.conftest import shared
 from tests.contract.systems import System
 from tests.services.faulty_http import FaultyHttp
+from tests.services.nginx import Nginx
 
 
 class Http(System):
@@ -43,4 +46,39 @@ class Http(System):
         return served.content if served else None
 
 
-SYSTEMS = {"http": Http}
+class RealWebServer(System):
+    """`http://`, on nginx with WebDAV's PUT; each test has a directory of its own there."""
+
+    has_directories = False
+    keeps_empty_directories = False
+
+    def __init__(self, server: Nginx, transport: Transport) -> None:
+        self._place = uuid.uuid4().hex
+        self._server = server
+        self.storage = HttpStorage(transport)
+
+    @classmethod
+    @contextlib.contextmanager
+    def made(cls, tmp_path: Path) -> Iterator[Self]:
+        transport = Transport(patience=Patience(attempts=2, pause_s=0.01))
+        with contextlib.closing(transport):
+            yield cls(shared(Nginx), transport)
+
+    def url(self, path: str) -> str:
+        return join(f"{self._server.origin}/{self._place}", path)
+
+    def plant(self, path: str, content: bytes) -> str:
+        file = self._file(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        return self.url(path)
+
+    def planted(self, path: str) -> bytes | None:
+        file = self._file(path)
+        return file.read_bytes() if file.is_file() else None
+
+    def _file(self, path: str) -> Path:
+        return self._server.files / self._place / path
+
+
+SYSTEMS = {"http": Http, "nginx": RealWebServer}
