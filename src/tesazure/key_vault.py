@@ -40,10 +40,11 @@ class VaultConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 class Contents(msgspec.Struct, frozen=True):
     """What a vault holds for us: names, as they are there, and values. `notes` say, without any
-    value, which secrets are not used and why."""
+    value, which secrets are not used and why; `unusable` are the names of these."""
 
     secrets: dict[str, str]
     notes: tuple[str, ...] = ()
+    unusable: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Contents({len(self.secrets)} secrets)"
@@ -65,16 +66,20 @@ class KeyVault:
         """
         with self._explained():
             client = self._connected()
-            secrets, notes = {}, []
+            secrets: dict[str, str] = {}
+            notes, unusable = [], []
             for found in client.list_properties_of_secrets():
                 name = found.name or ""
                 if not name.upper().startswith(PREFIX):
                     continue
                 if reason := _unusable(found):
                     notes.append(f"Key Vault secret {name} {reason}: it is not used")
+                    unusable.append(name)
                 elif (value := self._value(client, name)) is not None:
                     secrets[name] = value
-            return Contents(secrets, tuple(notes))
+                else:
+                    unusable.append(name)
+            return Contents(secrets, tuple(notes), tuple(unusable))
 
     def read_within(self, seconds: float, say: Callable[[str], None]) -> Contents:
         """As `read`, tried again until `seconds` have gone by; `say` is told why, once. Errors as

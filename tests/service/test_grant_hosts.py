@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tesazure.access import Endpoints
+from tesazure.azure_identity import Identity
 from tesazure.errors import StorageError, StorageUnavailable, UnsupportedUrl
 from tesazure.model import FileType
 from tesazure.storage.azure_files import AzureFilesStorage
@@ -41,16 +42,14 @@ def granter(issuer: TokenIssuer, ca: Path, **given: object) -> Granter:
     """With an identity, of which storage at `endpoints` may be shown a token."""
     endpoints = given.pop("endpoints", Endpoints())
     assert isinstance(endpoints, Endpoints)
-    fields = {
-        "cloud": CLOUD,
-        "tenant": TENANT,
-        "client_id": CLIENT,
-        "secret": SECRET,
-        "authority": issuer.url,
-        "own_authority": True,
-        "ca_bundle": str(ca),
-        **given,
-    }
+    identity = Identity(
+        tenant=str(given.pop("tenant", TENANT)),
+        client_id=CLIENT,
+        secret=SECRET,
+        authority=issuer.url,
+        ca_bundle=str(ca),
+    )
+    fields = {"cloud": CLOUD, "identity": identity, **given}
     azure = AzureConfig(**fields)  # type: ignore[arg-type]
     return Granter(GrantConfig(endpoints=endpoints, azure=azure))
 

@@ -117,6 +117,17 @@ def test_secrets_out_of_use_are_skipped_and_named(site: Site) -> None:
     assert len(said) == 3
 
 
+@pytest.mark.parametrize("name", ["AAD-VERIFY", "API-TOKENS", "TASK-ACCESS-RESTRICTIONS"])
+def test_what_protects_the_server_is_never_skipped(site: Site, name: str) -> None:
+    site.vault.set(f"TESAZURE-{name}", "true", expires=time.time() - DAY_S)
+    with pytest.raises(ConfigurationError, match=f"TESAZURE-{name} is disabled, expired .* protec"):
+        sources(site).load()
+    variable = f"APP_{name.replace('-', '_')}"
+    off = "none" if name.startswith("TASK") else "false"
+    given = {f"APP_{n.upper()}": v for n, v in site.settings.items()}
+    Sources({**given, variable: off}, {}).load()
+
+
 def test_the_newest_version_counts(site: Site) -> None:
     site.vault.set("TESAZURE-PORT", "1")
     site.vault.set("TESAZURE-PORT", "2")

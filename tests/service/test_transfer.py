@@ -476,7 +476,7 @@ def test_sigterm_ends_a_list(tool: Tool) -> None:
     with FaultyHttp(rate=1, faults=("stall",), in_a_row=100, stall_s=60) as web:
         url = web.add("/x", b"x")
         with tool.start("transfer", "stat", url) as process:
-            assert web.asked.wait(30)
+            wait_for(lambda: any(asked[1] == "/x" for asked in web.requests))
             process.send_signal(signal.SIGTERM)
             _, err = process.communicate(timeout=30)
     assert process.returncode == Code.TERMINATED

@@ -65,7 +65,8 @@ class Feed:
         if not visibility.everyone:
             found = [event for event in found if visibility.sees(event.owner, event.tenant)]
         if task_ids:
-            found = [event for event in found if event.task_id in task_ids]
+            wanted = frozenset(task_ids)
+            found = [event for event in found if event.task_id in wanted]
         return found, max(number, self._head)
 
     async def wait(self, number: int, timeout_s: float) -> None:

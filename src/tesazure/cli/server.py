@@ -34,7 +34,7 @@ def sources(
         key = name.removeprefix(settings.PREFIX).lower()
         if not equals or key not in settings.FIELDS:
             raise Failure(Code.USAGE, f"--set {name}: no setting; see `tesazure config`")
-        if settings.help_of(key).secret:
+        if value and settings.help_of(key).secret:
             variable = f"{settings.PREFIX}{key.upper()}"
             text = f"a secret, which other users would see on a command line; set {variable}"
             raise Failure(Code.USAGE, f"--set {name}: {text} in the environment")

@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from tesazure.azure_identity import MICROSOFTS_AUTHORITIES
 from tesazure.settings.clouds import CLOUDS, identity_of, vault_url_of
 from tesazure.settings.declarations import LONGEST_CREDENTIAL_H, LONGEST_RUNTIME_S, Settings
 
@@ -26,8 +27,11 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _CONTAINER = re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(-[a-z0-9]+)*")
 """Microsoft, "Naming and referencing containers, blobs, and metadata"."""
 _REGISTRY = re.compile(r"(https?://)?[A-Za-z0-9.-]+(:[0-9]+)?/?|https://index\.docker\.io/v1/")
-_NO_TENANTS = frozenset({"common", "organizations", "consumers"})
+_NO_TENANTS = frozenset(
+    {"common", "organizations", "consumers", "9188040d-6c67-4c5b-b112-36a304b66dad"}
+)
 """Whoever has an account anywhere ("OpenID Connect on the Microsoft identity platform")."""
+_ENTRA = MICROSOFTS_AUTHORITIES | {"https://sts.windows.net"}
 _AUTHORITY = "azure_authority_host"
 _HOST_AND_PORT = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?")
 
@@ -185,6 +189,8 @@ def _sign_in(s: Settings) -> list[str]:
     problems = _endpoint("AAD_AUTHORITY", s.aad_authority, schemes=("https",))[1]
     if s.aad_issuer:
         problems += _endpoint("AAD_ISSUER", s.aad_issuer, path=True, schemes=("https",))[1]
+        if f"https://{urlsplit(s.aad_issuer).hostname}" in _ENTRA | {s.aad_authority.rstrip("/")}:
+            problems.append("AAD_ISSUER: is Entra ID: name its tenants in AAD_TENANT_ID instead")
     for tenant in s.aad_tenant_id:
         if not _HOST.fullmatch(tenant) or tenant.lower() in _NO_TENANTS:
             problems.append(

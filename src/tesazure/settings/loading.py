@@ -100,6 +100,8 @@ class Sources:
             contents = self._read(leading, problems, read)
             sources.from_vault(contents.secrets, held)
             held.warnings[:0] = contents.notes
+            given = [*below.candidates, *above.candidates]
+            problems += sources.unprotected(contents.unusable, given)
         settled = _settled([*below.candidates, *held.candidates, *above.candidates])
         problems += [said for _, said in settled.problems]
         problems += conflicts(settled.settings)

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -30,6 +30,9 @@ Source = Literal["default", "file", "Key Vault", "environment", "command line"]
 
 NOT_IN_VAULT = frozenset({"keyvault_url", "keyvault_endpoint_suffix", "keyvault_verify_challenge"})
 """What leads to the vault cannot come from it."""
+
+PROTECTING = frozenset({"aad_verify", "api_tokens", "task_access_restrictions"})
+"""What keeps the server closed: never left out in silence."""
 
 _FLAGS = {
     **{name: f"--{name.replace('_', '-')}" for name in ("host", "port", "data_dir", "allow_dir")},
@@ -120,6 +123,18 @@ def from_vault(secrets: Mapping[str, str], given: Given) -> None:
             given.warnings.append(f"{place} is no setting{near}")
         elif value:
             given.candidates.append(Candidate("Key Vault", place, name, value))
+
+
+def unprotected(unusable: Sequence[str], others: Sequence[Candidate]) -> Iterator[str]:
+    """What is wrong with secrets that cannot be used, and that no other source replaces: without
+    one of `PROTECTING` the server would be open to everybody."""
+    for secret in unusable:
+        name = secret[len(VAULT_PREFIX) :].replace("-", "_").lower()
+        if name in PROTECTING and not any(other.name == name for other in others):
+            yield (
+                f"Key Vault secret {secret} is disabled, expired or not valid yet, and protects"
+                f" this server: renew it, delete it, or set {PREFIX}{name.upper()}"
+            )
 
 
 def from_environment(environ: Mapping[str, str], given: Given) -> None:

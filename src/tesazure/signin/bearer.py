@@ -87,6 +87,9 @@ class _Tenant(_Issuer):
     def caller(self, claims: Mapping[str, Any]) -> Caller:
         if _id(claims, "tid").lower() != self._tid:
             raise NotSignedIn("the token's tenant is not its issuer's")
+        if not (claims.get("azp") or claims.get("appid")):
+            # ID tokens have no such claim, the same roles, and pass through browsers.
+            raise NotSignedIn("the token is not an access token: it names no application")
         scopes = _words(claims.get("scp"))
         # Neither a user's rights nor an application's: nobody has granted anything.
         usual = frozenset({Role.WRITE}) if scopes else frozenset[Role]()
