@@ -105,7 +105,8 @@ def _signed_in(
         }
         plain = {"APP_SCHEDULER": "false", "APP_ALLOW_DIR": str(folder)}
         load: dict[str, Any] = {"connections": 64, "seconds": seconds / 2, "post": document}
-        opened, signed = [], []
+        opened: list[dict[str, Any]] = []
+        signed: list[dict[str, Any]] = []
         with (
             tesazure(folder / "data-open", **plain) as (open_base, _),
             tesazure(folder / "data-signed", **plain, **settings) as (signed_base, _),

@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -53,19 +52,22 @@ def move(order: Order) -> Moved:
 def by_tesazure(order: Order) -> int:
     """As the runner stages files."""
     from tesazure.access import Endpoints
-    from tesazure.runner.transfers import Job, Transfers
+    from tesazure.runner.transfers import Transfers
+    from tesazure.storage.base import Progress
     from tesazure.storage.registry import Storages
 
     storages = Storages((), endpoints=Endpoints(blob=order.blob_endpoint))
-    jobs = []
-    for url, path in order.items:
+
+    def one(position: int, progress: Progress) -> int:
+        url, path = order.items[position]
         storage = storages.for_url(url)
-        one = partial(storage.get, url, Path(path))
         if order.way == "put":
-            one = partial(storage.put, Path(path), url)
-        jobs.append(Job(0, one))
+            return storage.put(Path(path), url, progress)
+        return storage.get(url, Path(path), progress)
+
     sizes: list[int] = []
-    failures = Transfers(jobs, all_or_nothing=True).run(lambda _, size: sizes.append(size))
+    transfers = Transfers(len(order.items), lambda _: 0, one, all_or_nothing=True)
+    failures = transfers.run(lambda _, size: sizes.append(size))
     storages.close()
     if failures:
         raise failures[0]
