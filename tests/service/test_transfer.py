@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -473,11 +474,14 @@ def test_names_are_shown_safely(tool: Tool, web: FaultyHttp) -> None:
 
 
 def test_sigterm_ends_a_list(tool: Tool) -> None:
-    with FaultyHttp(rate=1, faults=("stall",), in_a_row=100, stall_s=60) as web:
+    over = threading.Event()
+    with FaultyHttp() as web:
         url = web.add("/x", b"x")
+        web.answers["/x"] = lambda _: over.wait(60)
         with tool.start("transfer", "stat", url) as process:
-            wait_for(lambda: any(asked[1] == "/x" for asked in web.requests))
+            assert web.asked.wait(30)
             process.send_signal(signal.SIGTERM)
             _, err = process.communicate(timeout=30)
+        over.set()
     assert process.returncode == Code.TERMINATED
     assert err == "tesazure: terminated\n"
