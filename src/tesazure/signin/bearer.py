@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -48,7 +49,7 @@ class Trusted(msgspec.Struct, frozen=True, kw_only=True):
     ca_bundle: str = ""
 
 
-class _Issuer:
+class _Issuer(ABC):
     """One issuer, and what its tokens must hold."""
 
     required: tuple[str, ...]
@@ -56,13 +57,13 @@ class _Issuer:
     def __init__(self, discovery_url: str, web: Web, pace: Pace | None) -> None:
         self.keys = IssuerKeys(discovery_url, self.accept, web, pace)
 
+    @abstractmethod
     def accept(self, issuer: str) -> str:
         """What is wrong with the issuer's own name; empty if nothing is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def caller(self, claims: Mapping[str, Any]) -> Caller:
         """Whom verified claims name. Raises NotSignedIn."""
-        raise NotImplementedError
 
 
 class _Tenant(_Issuer):

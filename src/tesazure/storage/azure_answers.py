@@ -6,6 +6,8 @@ codes" (Microsoft).
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
 import datetime as dt
 import re
@@ -13,8 +15,10 @@ from collections.abc import Iterator
 
 from tesazure.errors import PermissionDenied, StorageError, StorageUnavailable, UnsupportedUrl
 from tesazure.storage.azure_urls import AzureUrl
+from tesazure.storage.base import Stat
+from tesazure.storage.digests import Digest
 from tesazure.storage.urls import printable, redact
-from tesazure.storage.wire import Answer, require, service_code, status_of
+from tesazure.storage.wire import Answer, content_length, require, service_code, status_of
 
 _WORDS = {
     "AccountIsDisabled": "the storage account is disabled, perhaps with its subscription",
@@ -139,3 +143,27 @@ def _time(text: str) -> dt.datetime | None:
     except ValueError:
         return None
     return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+
+
+def digest_of(answer: Answer) -> Digest | None:
+    """The MD5 that is stored with a whole blob or file, whatever range was asked for ("Get Blob",
+    "Get File", response headers); None if there is none."""
+    headers = answer.headers
+    stored = headers.get("x-ms-blob-content-md5") or headers.get("x-ms-content-md5")
+    whole = headers.get("content-md5") if answer.status == 200 else None
+    try:
+        md5 = base64.b64decode(stored or whole or "")
+    except binascii.Error:
+        return None
+    return Digest("md5", md5) if len(md5) == 16 else None
+
+
+def stat_of(answer: Answer) -> Stat:
+    """What the headers tell of a blob or a file."""
+    digest = digest_of(answer)
+    return Stat(
+        is_directory=False,
+        size=content_length(answer),
+        checksum=f"{digest.algorithm}:{digest.expected.hex()}" if digest else None,
+        version=answer.headers.get("etag"),
+    )

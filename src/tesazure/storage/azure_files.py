@@ -7,26 +7,30 @@ delete: that of a single file is not enough.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from tesazure.access import Endpoints
 from tesazure.errors import PermissionDenied, StorageError, UnsupportedUrl
-from tesazure.storage.azure_answers import about, accept, check_sas, words
+from tesazure.storage.azure_answers import (
+    about,
+    accept,
+    check_sas,
+    digest_of,
+    stat_of,
+    words,
+)
 from tesazure.storage.azure_requests import VERSION, Requests, name_of
 from tesazure.storage.azure_urls import FileUrl
 from tesazure.storage.base import Entry, Progress, Stat, waiting
 from tesazure.storage.beside import beside, is_beside, part_name
 from tesazure.storage.content_types import content_type
-from tesazure.storage.digests import Digest
 from tesazure.storage.parts import download, in_parts
 from tesazure.storage.sources import Source, opened_source
 from tesazure.storage.transport import Transport
 from tesazure.storage.urls import printable, redact
-from tesazure.storage.wire import Again, Answer, content_length, service_code
+from tesazure.storage.wire import Again, service_code
 
 _RANGE = 4 * 2**20
 """Bytes: the most that Put Range takes."""
@@ -99,7 +103,7 @@ class AzureFilesStorage:
                 path,
                 progress,
                 headers=lambda: _EXACT_NAMES,
-                digest=_digest,
+                digest=digest_of,
                 hint=lambda answer: words(answer, target),
                 conditions=False,  # which are refused: ConditionHeadersNotSupported
             )
@@ -140,7 +144,7 @@ class AzureFilesStorage:
         if name == target.path and name:
             answer = self._requests.ask("HEAD", target)
             if answer.succeeded:
-                return _stat_of(answer)
+                return stat_of(answer)
             if service_code(answer) not in _ANOTHER_KIND:
                 accept(answer, "HEAD", target)
         answer = self._requests.ask("HEAD", target.at(name), "restype=directory")
@@ -281,28 +285,3 @@ class AzureFilesStorage:
 def _require_name(target: FileUrl) -> None:
     if not target.path or target.path.endswith("/"):
         raise UnsupportedUrl("names a directory, not a file")
-
-
-def _digest(answer: Answer) -> Digest | None:
-    md5 = _md5(answer)
-    return Digest("md5", md5) if md5 else None
-
-
-def _md5(answer: Answer) -> bytes | None:
-    """The MD5 of the whole file, whatever range was asked for ("Get File", response headers)."""
-    whole = answer.headers.get("content-md5") if answer.status == 200 else None
-    try:
-        md5 = base64.b64decode(answer.headers.get("x-ms-content-md5") or whole or "")
-    except binascii.Error:
-        return None
-    return md5 if len(md5) == 16 else None
-
-
-def _stat_of(answer: Answer) -> Stat:
-    md5 = _md5(answer)
-    return Stat(
-        is_directory=False,
-        size=content_length(answer),
-        checksum=f"md5:{md5.hex()}" if md5 else None,
-        version=answer.headers.get("etag"),
-    )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+from operator import attrgetter
 from typing import ClassVar, Self
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode, urlsplit
 
@@ -48,6 +49,8 @@ class AzureUrl(msgspec.Struct, frozen=True, kw_only=True):
 
     service: ClassVar[str]
     unit: ClassVar[str]
+    places: ClassVar[attrgetter[tuple[str, tuple[str, ...]]]]
+    """The configured service's URL, and the suffixes of its host names."""
     system_containers: ClassVar[frozenset[str]] = frozenset()
     """Azure's own, whose names break the rules for others."""
     versions: ClassVar[frozenset[str]] = frozenset({"snapshot", "versionid"})
@@ -69,12 +72,7 @@ class AzureUrl(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def serves(cls, url: str, endpoints: Endpoints) -> bool:
         """Whether an http or https URL is one of this service's, whatever its path."""
-        return bool(_found(url, *cls._places(endpoints)))
-
-    @classmethod
-    def _places(cls, endpoints: Endpoints) -> tuple[str, tuple[str, ...]]:
-        """The configured service's URL, and the suffixes of its host names."""
-        raise NotImplementedError
+        return bool(_found(url, *cls.places(endpoints)))
 
     @classmethod
     def _of_az(cls, url: str, endpoints: Endpoints) -> Self:
@@ -82,7 +80,7 @@ class AzureUrl(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def _of_http(cls, url: str, endpoints: Endpoints) -> Self:
-        found = _found(url, *cls._places(endpoints))
+        found = _found(url, *cls.places(endpoints))
         if found is None:
             raise UnsupportedUrl(f"{redact(url)}: not a URL of {cls.service}")
         endpoint, account, path = found
@@ -151,11 +149,8 @@ class BlobUrl(AzureUrl, frozen=True, kw_only=True):
 
     service = "Azure Blob Storage"
     unit = "container"
+    places = attrgetter("blob", "blob_suffixes")
     system_containers = frozenset({"$root", "$web", "$logs", "$blobchangefeed"})
-
-    @classmethod
-    def _places(cls, endpoints: Endpoints) -> tuple[str, tuple[str, ...]]:
-        return endpoints.blob, endpoints.blob_suffixes
 
     @classmethod
     def _of_az(cls, url: str, endpoints: Endpoints) -> Self:
@@ -185,11 +180,8 @@ class FileUrl(AzureUrl, frozen=True, kw_only=True):
 
     service = "Azure Files"
     unit = "share"
+    places = attrgetter("file", "file_suffixes")
     versions = frozenset({"sharesnapshot"})
-
-    @classmethod
-    def _places(cls, endpoints: Endpoints) -> tuple[str, tuple[str, ...]]:
-        return endpoints.file, endpoints.file_suffixes
 
     def problem(self) -> str:
         """As above; names as SMB has them."""

@@ -8,7 +8,6 @@ name ends in a slash is taken for one too.
 from __future__ import annotations
 
 import base64
-import binascii
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,14 @@ import msgspec
 
 from tesazure.access import Endpoints
 from tesazure.errors import PermissionDenied, StorageError, StorageNotFound, UnsupportedUrl
-from tesazure.storage.azure_answers import about, accept, check_sas, words
+from tesazure.storage.azure_answers import (
+    about,
+    accept,
+    check_sas,
+    digest_of,
+    stat_of,
+    words,
+)
 from tesazure.storage.azure_requests import Requests, name_of
 from tesazure.storage.azure_urls import BlobUrl
 from tesazure.storage.base import Entry, Progress, Stat, waiting
@@ -29,7 +35,7 @@ from tesazure.storage.parts import PART, download, in_parts
 from tesazure.storage.sources import Source, opened_source
 from tesazure.storage.transport import Transport
 from tesazure.storage.urls import printable, redact
-from tesazure.storage.wire import Answer, content_length, service_code, status_of
+from tesazure.storage.wire import Answer, service_code, status_of
 
 _MOST_BLOCKS = 50_000
 _LARGEST_BLOCK = 4000 * 2**20
@@ -96,7 +102,7 @@ class BlobStorage:
                     found = self._requests.ask("HEAD", target, progress=waiting(progress))
                 if _is_folder(found):
                     raise StorageError("is a directory, not a blob")
-                return _digest(found)
+                return digest_of(found)
 
             return download(
                 self._requests.transport,
@@ -149,7 +155,7 @@ class BlobStorage:
             if answer.succeeded and _is_folder(answer):
                 return Stat(is_directory=True)
             if answer.succeeded and name == target.path:
-                return _stat_of(answer)
+                return stat_of(answer)
             if not answer.succeeded and service_code(answer) != "BlobNotFound":
                 accept(answer, "HEAD", blob)
         try:
@@ -298,29 +304,4 @@ def _is_marked(item: Element) -> bool:
     return any(
         found.tag.lower() == "hdi_isfolder" and (found.text or "").lower() == "true"
         for found in item.iterfind("Metadata/*")
-    )
-
-
-def _digest(answer: Answer) -> Digest | None:
-    """The blob's MD5, whatever range was asked for ("Get Blob", response headers)."""
-    md5 = _md5(answer)
-    return Digest("md5", md5) if md5 else None
-
-
-def _md5(answer: Answer) -> bytes | None:
-    whole = answer.headers.get("content-md5") if answer.status == 200 else None
-    try:
-        md5 = base64.b64decode(answer.headers.get("x-ms-blob-content-md5") or whole or "")
-    except binascii.Error:
-        return None
-    return md5 if len(md5) == 16 else None
-
-
-def _stat_of(answer: Answer) -> Stat:
-    md5 = _md5(answer)
-    return Stat(
-        is_directory=False,
-        size=content_length(answer),
-        checksum=f"md5:{md5.hex()}" if md5 else None,
-        version=answer.headers.get("etag"),
     )
