@@ -1,4 +1,4 @@
-"""`python -m benchmarks [api|lists|tasks|idle|storage]…`: all by default; JSON on stdout."""
+"""`python -m benchmarks [SUITE]…`, all of `SUITES` by default: JSON on stdout."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import api, lists, storage, tasks
+from benchmarks import api, lists, recognition, storage, tasks
 from tests.services.base import Unavailable
 from tests.services.docker_engine import DockerEngine
 
-SUITES = ("api", "lists", "tasks", "idle", "storage")
+SUITES = ("api", "lists", "tasks", "idle", "recognition", "storage")
 
 
 def main() -> int:
@@ -38,6 +38,7 @@ def main() -> int:
         "lists": lambda: lists.run(given.tasks, given.seconds),
         "tasks": lambda: _engines(given.count),
         "idle": lambda: tasks.idle(given.queued, 20),
+        "recognition": lambda: recognition.run(given.seconds / 5),
         "storage": lambda: storage.run(_storage_sizes(given)),
     }
     results = {}

@@ -8,7 +8,7 @@ state   COMPLETE 90 %, EXECUTOR_ERROR 5 %, SYSTEM_ERROR 3 %, CANCELED 2 % (even 
         PREEMPTED 40 in all; the newest 200 QUEUED
 name    align-… 50 %, call-… 49 %, qc-… 1 %, rare-… 40 in all
 tags    project=exome 33 % (in the older half), rare 40 in all, else common;
-        workflow=w… 500 neighbours each; sample=s… 10 each, all over the store;
+        ms-submitter-workflow-id=w… 500 neighbours each; sample=s… 10 each, all over the store;
         parity=even, odd; half=old, new; debug 40 in all
 owner   alice of the tenant lab 50 %, bob of clinic 40 in all, else nobody
 """
@@ -31,13 +31,16 @@ from sqlalchemy.schema import CreateIndex, DropIndex
 
 from tesazure.model import TERMINAL, State
 from tesazure.store.sql_store import open_store
-from tesazure.store.tables import attempts, docs, events, metadata, tags, tasks
+from tesazure.store.tables import attempts, docs, events, metadata, tags, tasks, workflows
+from tesazure.submitters import WORKFLOW_ID
 
 START = 1_700_000_000.0
 """When the oldest task was created, in seconds since the epoch; one a second from then on."""
 
 LOG = b'{"logs":[{"exit_code":0,"stdout":"done\\n"}],"outputs":[],"metadata":{},"system_logs":[]}'
 _CHUNK = 10_000
+_NEIGHBOURS = 500
+"""Tasks of one workflow."""
 _dialect = sqlite.dialect()
 
 Row = tuple[Any, ...]
@@ -56,11 +59,13 @@ def fill(directory: Path, count: int, document_bytes: int = 1000) -> None:
         connection.execute(str(DropIndex(index).compile(dialect=_dialect)))
     states: Counter[str] = Counter()
     for first in range(1, count + 1, _CHUNK):
-        rows: dict[Table, list[Row]] = {t: [] for t in (tasks, docs, tags, attempts, events)}
+        tables = (tasks, docs, tags, attempts, events, workflows)
+        rows: dict[Table, list[Row]] = {table: [] for table in tables}
         for number in range(first, min(first + _CHUNK, count + 1)):
             for table, row in _task(number, count, document_bytes):
                 rows[table].append(row)
         states.update(row[2] for row in rows[tasks])
+        rows[workflows] = _workflows(rows[tasks])
         rows[tags].sort()
         connection.execute("BEGIN")
         for table, some in rows.items():
@@ -99,7 +104,7 @@ def _task(number: int, count: int, document_bytes: int) -> Iterator[tuple[Table,
         (
             *(number, task_id, state.value, 1 + 5 * attempt, owner, name, created, ended, None),
             *("node" if attempt else None, None, attempt, 0.0, 1.0, 10**9, 10**9),
-            *(None, tenant),
+            *(None, tenant, _workflow(number, owner)),
         ),
     )
     yield docs, (number, document)
@@ -111,9 +116,34 @@ def _task(number: int, count: int, document_bytes: int) -> Iterator[tuple[Table,
             attempts,
             (
                 *(number, 1, f"{task_id}.1", "node", True, True, created, ended),
-                *(1.0, 10**9, 10**9, 9, b"{}", LOG),
+                *(1.0, 10**9, 10**9, 9, b"{}", LOG, None),
             ),
         )
+
+
+def _first(number: int) -> int:
+    """The first of a task's neighbours."""
+    return number - (number - 1) % _NEIGHBOURS
+
+
+def _workflow(number: int, owner: str | None) -> int:
+    """The row of a task's workflow: a number of its own among those of its first tasks."""
+    return _first(number) + (None, "alice", "bob").index(owner)
+
+
+def _workflows(some: list[Row]) -> list[Row]:
+    """The rows that count tasks of whole workflows, one for each owner."""
+    members: dict[int, list[Row]] = {}
+    for row in some:
+        members.setdefault(row[-1], []).append(row)
+    return [
+        (
+            *(seq, f"w{_first(seq)}", "wf", "cromwell", rows[0][4], rows[0][-2]),
+            *(rows[0][6], rows[-1][7] or rows[-1][6], None),
+            *(sum(row[2] == state.value for row in rows) for state in State),
+        )
+        for seq, rows in members.items()
+    ]
 
 
 def _rare(number: int, count: int, phase: int) -> bool:
@@ -147,7 +177,7 @@ def _tags(number: int, count: int) -> dict[str, str]:
     exome = old and number % 3 > 0
     found = {
         "project": "rare" if _rare(number, count, 9) else "exome" if exome else "common",
-        "workflow": f"w{number // 500}",
+        WORKFLOW_ID: f"w{_first(number)}",
         "parity": "odd" if number % 2 else "even",
         "sample": f"s{number * 48_271 % (count // 10)}",
         "half": "old" if old else "new",

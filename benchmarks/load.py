@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -97,7 +98,9 @@ def wrk(
                 _REPORT,
             ]
         script.write_text("\n".join(lines))
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script)]
+        # wrk takes whole seconds only.
+        duration = f"-d{math.ceil(seconds)}s"
+        command = ["wrk", "-t1", f"-c{connections}", duration, "-s", str(script)]
         command += ["-H", f"Authorization: Bearer {token}"] if token else []
         command.append(url)
         done = subprocess.run(

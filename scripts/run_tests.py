@@ -1,7 +1,8 @@
-"""Run the tests: those that bear company on all cores, then those marked `serial` one by one.
+"""Run the tests: those that bear company side by side, then those marked `serial` one by one.
 
-Arguments go to both pytest runs. The last line counts both in pytest's own form. Exit code 0 if
-every test that ran passed, and at least one ran.
+Side by side are two for each core, because tests wait for most of their time. Arguments go to both
+pytest runs. The last line counts both in pytest's own form. Exit code 0 if every test that ran
+passed, and at least one ran.
 """
 
 from __future__ import annotations
@@ -35,22 +36,16 @@ def counts(report: Path) -> Counter[str]:
     return total
 
 
-def has_serial(arguments: list[str]) -> bool:
-    """Whether the selection contains a test marked `serial`."""
-    command = [sys.executable, "-m", "pytest", "-m", "serial", "--collect-only", "-qq", *arguments]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
-    return done.returncode != NO_TESTS
-
-
 def main(arguments: list[str]) -> int:
     """Run both passes; the exit code."""
     started = time.monotonic()
-    cores = len(os.sched_getaffinity(0))
+    workers = 2 * len(os.sched_getaffinity(0))
     total: Counter[str] = Counter()
     codes = []
-    passes = [["-n", str(cores), "--dist", "loadgroup", "-m", "not serial"]]
-    if has_serial(arguments):
-        passes.append(["-n", "0", "-m", "serial"])
+    passes = (
+        ["-n", str(workers), "--dist", "loadgroup", "-m", "not serial"],
+        ["-n", "0", "-m", "serial"],
+    )
     for number, options in enumerate(passes):
         with tempfile.TemporaryDirectory() as directory:
             report = Path(directory) / f"{number}.xml"

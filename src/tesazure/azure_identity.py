@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tesazure.trust import authorities
+
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
 
@@ -72,7 +74,9 @@ def credential_of(identity: Identity) -> TokenCredential:
         "disable_instance_discovery": identity.authority not in MICROSOFTS_AUTHORITIES,
         # As storage has it: proxies that the environment names are not used.
         "transport": RequestsTransport(
-            use_env_settings=False, connection_verify=identity.ca_bundle or True, **_TIMEOUTS_S
+            use_env_settings=False,
+            connection_verify=authorities(identity.ca_bundle),
+            **_TIMEOUTS_S,
         ),
     }
     if identity.secret:

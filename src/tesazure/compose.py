@@ -23,9 +23,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import islice
+from pathlib import Path
+from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -44,6 +46,7 @@ from tesazure.backends.base import Backend
 from tesazure.backends.local import LocalBackend, LocalConfig
 from tesazure.errors import (
     ConfigurationError,
+    StorageNotFound,
     StorageUnavailable,
     StoreUnavailable,
 )
@@ -51,6 +54,7 @@ from tesazure.home import Home, Occupied, make_private, opened
 from tesazure.lifecycle import Policy
 from tesazure.plan import GB, Defaults, Plan, contains
 from tesazure.runner.engines.choose import EngineChoice, find_engine
+from tesazure.scheduler.adapting import Adapting
 from tesazure.scheduler.granting import Granting
 from tesazure.scheduler.loop import Scheduler, SchedulerConfig
 from tesazure.scheduler.retention import Kept
@@ -63,10 +67,13 @@ from tesazure.signin.ledger import Ledger
 from tesazure.signin.tokens import TokenSource
 from tesazure.storage.configured import Account, accounts_of, endpoints_of, grant_config_of
 from tesazure.storage.grant import Granter
+from tesazure.storage.mounted import MountDirs
 from tesazure.storage.registry import Storages
+from tesazure.storage.shared import SharedStorage
 from tesazure.store.belonging import belong
 from tesazure.store.examine import examine
 from tesazure.store.sql_store import open_store
+from tesazure.submitters.cromwell_paths import PathMapping
 
 _BACKLOG = 1024
 _DATABASE = "tesazure.db"
@@ -75,6 +82,8 @@ _DRAIN_S = 5
 _GRANT_THREADS = 4
 _GRANT_S = 90.0
 """Seconds in which Azure or Google must have given what an attempt needs."""
+_LOOK_S = 3600.0
+"""Seconds that a signature is good for with which the server itself looks into a directory."""
 _SETTINGS_S = 180.0
 """Seconds in which the settings must have been read again, Key Vault and all."""
 _YOUNG = 20_000
@@ -82,6 +91,8 @@ _YOUNG = 20_000
 _SPARE_FILES = 1024
 """File descriptors beside those of connections: database, attempts, libraries."""
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 EngineName = Literal["docker", "podman", "sandbox"]
 
@@ -125,11 +136,13 @@ def storage_accounts_of(settings: Settings) -> list[Account]:
 
 
 class Grants:
-    """Makes the secrets of attempts, off the event loop where a service may have to be asked."""
+    """Makes the secrets of attempts, off the event loop where a service may have to be asked; and
+    looks into directories in storage."""
 
-    def __init__(self, granter: Granter) -> None:
+    def __init__(self, granter: Granter, storages: Storages) -> None:
         self.granter = granter
         """Of the attempts from now on."""
+        self._storages = storages
         self._threads = DaemonThreads("grant", _GRANT_THREADS, _GRANT_S)
 
     async def grant(self, plan: Plan, whole: Mapping[str, str]) -> Access:
@@ -137,10 +150,27 @@ class Grants:
         granter = self.granter
         if granter.is_quick(plan):
             return granter.access(plan, whole)
+        return await self._patiently(lambda: granter.access(plan, whole))
+
+    async def names(self, url: str, most: int) -> Sequence[str]:
+        """See scheduler.adapting.Names."""
+        granter = self.granter
+
+        def look() -> Sequence[str]:
+            signed = granter.resolve(url, writing=False, directory=True, lifetime_s=_LOOK_S)
+            entries = self._storages.for_url(signed).list(signed)
+            try:
+                return list(islice((e.path for e in entries if not e.is_directory), most))
+            except StorageNotFound:
+                return ()
+
+        return await self._patiently(look)
+
+    async def _patiently(self, work: Callable[[], T]) -> T:
         try:
-            return await self._threads.run(lambda: granter.access(plan, whole))
+            return await self._threads.run(work)
         except TimeoutError:
-            text = "whoever issues credentials for storage does not answer"
+            text = "storage, or whoever issues credentials for it, does not answer"
             raise StorageUnavailable(text) from None
 
 
@@ -199,9 +229,20 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Assembled]:
         backend = LocalBackend(_local_config(settings, home))
         stack.push_async_callback(backend.stop)
         await backend.start()
-        scheduler, grants = None, Grants(_granter(settings))
+        urls = Storages(
+            settings.allow_dir,
+            backend.data_dirs(),
+            allow_private=settings.allow_private_addresses,
+            endpoints=endpoints_of(settings),
+        )
+        urls.mount(MountDirs(settings.mount_dir, backend.data_dirs()))
+        urls.serve_shared(SharedStorage(Path(settings.shared_global_dir or home.path)))
+        stack.callback(urls.close)
+        scheduler, grants = None, Grants(_granter(settings), urls)
+        mapping = _mapping(settings)
         if settings.scheduler:
-            granting = Granting(store, seal, grants.grant)
+            adapting = Adapting(mapping, grants.names)
+            granting = Granting(store, seal, grants.grant, adapting.adapt)
             config = _scheduler_config(settings)
             scheduler = Scheduler(store, backend, granting, config, home.server)
             stack.push_async_callback(scheduler.stop)
@@ -220,12 +261,7 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Assembled]:
             backend=backend,
             gate=gate,
             audit=audit,
-            urls=Storages(
-                settings.allow_dir,
-                backend.data_dirs(),
-                allow_private=settings.allow_private_addresses,
-                endpoints=endpoints_of(settings),
-            ),
+            urls=urls,
             seal=seal,
             pulse=scheduler,
             identity=await store.identity(),
@@ -233,6 +269,7 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Assembled]:
             started=time.time(),
             closing=asyncio.Event(),
             clock=time.time,
+            cromwell=mapping,
         )
         access_log = AccessLog(lines, _logs_requests(settings))
         application = Application(parts, access_log)
@@ -251,9 +288,9 @@ def _check_allowed(settings: Settings, home: Home) -> None:
     """Raises ConfigurationError for an allowed directory that tasks could never use."""
     data = os.path.realpath(home.path)
     problems = [
-        f"ALLOW_DIR: {directory} is in the data directory {home.path}, which is closed to all"
+        f"ALLOW_DIR: entry {number} is in the data directory {home.path}, which is closed to all"
         " tasks; name another one with --allow-dir"
-        for directory in settings.allow_dir
+        for number, directory in enumerate(settings.allow_dir, 1)
         if contains(data, os.path.realpath(directory))
     ]
     if problems:
@@ -355,8 +392,9 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, number)
-    except OSError as error:
-        raise ConfigurationError([f"HOST: {settings.host}: {error}"]) from error
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no host name"
+        raise ConfigurationError([f"HOST: {reason}; name an address of this machine"]) from error
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -390,6 +428,7 @@ def _local_config(s: Settings, home: Home) -> LocalConfig:
         ram_bytes=int(s.local_ram_gb * GB),
         disk_bytes=int(s.local_disk_gb * GB),
         allow_dirs=s.allow_dir,
+        mount_dirs=s.mount_dir,
         shared_global=s.shared_global_dir,
         allow_private=s.allow_private_addresses,
         endpoints=endpoints_of(s),
@@ -421,12 +460,18 @@ def _kept(s: Settings) -> Kept:
     return Kept(work_s=s.work_retention_hours * 3600, records_s=s.task_retention_days * 86400)
 
 
+def _mapping(s: Settings) -> PathMapping:
+    name = s.cromwell_storage_container_name
+    container = f"{endpoints_of(s).blob}/{name}" if name else ""
+    return PathMapping(container, s.cromwell_map_shared_global)
+
+
 def _granter(s: Settings) -> Granter:
     """Raises ConfigurationError."""
     try:
         return Granter(grant_config_of(s))
     except OSError as error:
-        raise ConfigurationError([f"credentials for storage: {error}"]) from error
+        raise ConfigurationError([f"credentials for storage: {error.strerror}"]) from error
 
 
 def _announce(settings: Settings, home: Home, listener: socket.socket) -> None:

@@ -17,6 +17,7 @@ import msgspec
 
 from tesazure.azure_identity import Identity, credential_of, short, was_answered
 from tesazure.errors import ConfigurationError, VaultUnavailable
+from tesazure.trust import authorities
 
 PREFIX = "TESAZURE-"
 """What the names of our secrets begin with, in any case: the service ignores it. Others' secrets
@@ -99,15 +100,20 @@ class KeyVault:
 
     def _connected(self) -> Any:
         if self._client is None:
+            from azure.core.pipeline.transport import RequestsTransport
             from azure.keyvault.secrets import SecretClient
 
             self._client = SecretClient(
                 self.config.url,
                 credential_of(self.config.identity),
                 verify_challenge_resource=self.config.verify_challenge,
-                connection_verify=self.config.identity.ca_bundle or True,
                 retry_total=1,
-                **_TIMEOUTS_S,
+                # As whoever issues the tokens is asked: without a proxy of the environment.
+                transport=RequestsTransport(
+                    use_env_settings=False,
+                    connection_verify=authorities(self.config.identity.ca_bundle),
+                    **_TIMEOUTS_S,
+                ),
             )
         return self._client
 

@@ -83,6 +83,13 @@ def begin(url: str) -> int:
     return found.end() if found else 0
 
 
+def may_hold_secrets(task: Task) -> bool:
+    """Whether any URL of the task has what comes before a secret. Most tasks have none: this is
+    quick."""
+    items: tuple[Input | Output, ...] = (*(task.inputs or ()), *(task.outputs or ()))
+    return _may_hold("".join([item.url or "" for item in items]))
+
+
 def cut(task: Task) -> dict[str, str]:
     """Hides the secrets of all URLs of the task, in place. Returns the whole URLs of those that
     held any and are needed, by `inputs.0`, `outputs.2` and so on: inputs with content need none."""

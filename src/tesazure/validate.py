@@ -67,7 +67,8 @@ def parse_task(body: bytes) -> tuple[Task, list[str]]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         task = None
     unknown: list[str] = []
-    if task is None or b"\\u0000" in body:
+    # Many bodies have no backslash, and that is found out five times as fast.
+    if task is None or (b"\\" in body and b"\\u0000" in body):
         task, unknown = _parse_slowly(body)
     errors = list(islice(_rules(task), MAX_ERRORS))
     if errors:
@@ -213,22 +214,26 @@ def _inputs(inputs: list[Input]) -> Iterator[FieldError]:
         if not item.url and item.content is None:
             yield FieldError(f"inputs[{i}].url", "is required unless content is set")
         other = inputs[seen.setdefault(path, i)]
-        if (item.url, item.content) != (other.url, other.content):
+        if other is not item and (item.url, item.content) != (other.url, other.content):
             text = f"{path} is the path of another input too"
             yield FieldError(f"inputs[{i}].path", text)
-    if len(seen) > 1:
-        yield from _files_as_directories(inputs, seen)
+    yield from _files_as_directories(inputs, seen)
 
 
 def _files_as_directories(inputs: list[Input], seen: dict[str, int]) -> Iterator[FieldError]:
     """Inputs below one that is a file. `seen`: where each normalised path first is."""
+    file, said = "", ""
     # With a slash at its end, a directory sorts right in front of all that is below it.
-    ordered = sorted((f"{path}/", i) for path, i in seen.items())
-    for (upper, i), (lower, j) in pairwise(ordered):
-        is_file = inputs[i].content or inputs[i].type is FileType.FILE
-        if is_file and lower.startswith(upper):
-            text = f"{lower[:-1]} cannot lie below inputs[{i}].path, {upper[:-1]}, which is a file"
-            yield FieldError(f"inputs[{j}].path", text)
+    for upper, lower in pairwise(sorted([f"{path}/" for path in seen])):
+        if file and not lower.startswith(file):
+            file = ""
+        if not file and lower.startswith(upper):
+            i = seen[upper[:-1]]
+            if inputs[i].content or inputs[i].type is FileType.FILE:
+                file, said = upper, f"inputs[{i}].path, {upper[:-1]}, which is a file"
+        if file:
+            field = f"inputs[{seen[lower[:-1]]}].path"
+            yield FieldError(field, f"{lower[:-1]} cannot lie below {said}")
 
 
 def _output(here: str, output: Output) -> Iterator[FieldError]:

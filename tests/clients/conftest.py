@@ -11,13 +11,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.clients import venvs
+from tests.clients import client_image, venvs
 from tests.conftest import refuse
 from tests.service.server import start_server
 from tests.services import base
 from tests.services.docker_engine import DockerEngine
 
 ClientPython = Callable[[str], Path]
+ClientImage = Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,19 @@ def client_python() -> ClientPython:
             refuse(str(error))
 
     return find
+
+
+@pytest.fixture
+def image_of(docker_engine: DockerEngine, python_image: str) -> ClientImage:
+    """Reference of an image that has a client (a name in `venvs.CLIENTS`)."""
+
+    def load(name: str) -> str:
+        try:
+            return client_image.image(docker_engine, python_image, name)
+        except base.Unavailable as error:
+            refuse(str(error))
+
+    return load
 
 
 @pytest.fixture(params=["sandbox", pytest.param("docker", marks=pytest.mark.docker)])

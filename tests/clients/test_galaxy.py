@@ -1,18 +1,21 @@
 """pydantic-tes, the client in Galaxy and Pulsar, against a running server.
 
-It knows TES 1.0 alone and refuses the state CANCELING, so it is pointed at the server's root.
-Pulsar itself, which needs a message queue, is not run: the task has the shape of one of its jobs.
+It knows TES 1.0 alone and refuses the state CANCELING, so it is pointed at the server's root, as in
+the `job_conf.yml` of docs/clients.md. Pulsar itself, which needs a message queue, is not run: the
+task has the shape of one of its jobs.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.clients.conftest import ClientPython, Server
+from tests.clients.documented import snippet
 
 SCRIPT = Path(__file__).parent / "scripts" / "galaxy_session.py"
 
@@ -22,8 +25,10 @@ SCRIPT = Path(__file__).parent / "scripts" / "galaxy_session.py"
 @pytest.mark.timeout(600)
 def test_galaxy_session(client_python: ClientPython, server: Server) -> None:
     python = client_python("galaxy")
+    here = {"http://127.0.0.1:8000": server.url}
+    (url,) = re.findall(r"tes_url: (.*)", snippet("Galaxy and Pulsar", "tes_url", here))
     done = subprocess.run(
-        [python, SCRIPT, f"{server.url}/", server.image, server.allowed],
+        [python, SCRIPT, url, server.image, server.allowed],
         capture_output=True,
         text=True,
         check=False,

@@ -116,3 +116,16 @@ def test_a_failed_process_leaves_its_exit_status_and_messages(
     assert (work / ".command.err").read_text() == "no such reference\n"
     assert (work / "x.count").read_text() == "half\n"
     assert not (work / "report.html").exists()
+
+
+def test_a_process_may_leave_out_what_its_pipeline_calls_optional(
+    server: Server, client: httpx.Client, reads: Path
+) -> None:
+    """Nextflow names optional outputs like all others, and looks for each itself."""
+    work = server.allowed / "work" / "11" / "optional"
+    wanted = {"*.count": "FILE", "report.html": "FILE"}
+    task_id = create(client, nextflow_task(work, "echo 1 > x.count", reads, wanted), OLD)
+    assert ended(client, task_id)["state"] == "COMPLETE"
+    assert (work / "x.count").read_text() == "1\n"
+    notes = get(client, task_id, prefix=OLD)["logs"][0]["system_logs"]
+    assert any("report.html" in note for note in notes), notes

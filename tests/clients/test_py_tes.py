@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from typing import Any
 import pytest
 
 from tests.clients.conftest import ClientPython, Server
+from tests.clients.documented import snippet
 
 SCRIPT = Path(__file__).parent / "scripts" / "py_tes_session.py"
-DOCUMENT = Path(__file__).parents[2] / "docs" / "clients.md"
 READS = "".join(f"@r{i}\n{'ACGT' * 20}\n+\n{'I' * 80}\n" for i in range(250))
 STATES = ["QUEUED", "INITIALIZING", "RUNNING"]
 
@@ -65,14 +64,12 @@ def test_the_documented_example_works(
     client: str, client_python: ClientPython, server: Server
 ) -> None:
     """The Python example of docs/clients.md, with this server's address, image and directory."""
-    (example,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    for written, here in {
+    here = {
         "http://127.0.0.1:8000": server.url,
         "alpine:3.20": server.image,
         "/srv/results": str(server.allowed),
-    }.items():
-        assert written in example
-        example = example.replace(written, here)
+    }
+    example = snippet("py-tes", "import tes", here)
     done = subprocess.run(
         [client_python(client), "-c", example], capture_output=True, text=True, check=False
     )

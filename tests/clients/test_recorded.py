@@ -108,7 +108,12 @@ def test_cromwells_requests(client: httpx.Client, recordings: Path, name: str, p
     full = client.get(f"{endpoint}/{task_id}", params={"view": "FULL"}).json()
     sent = request["body"]
     assert full["executors"] == sent["executors"]
-    assert full.get("tags") == sent.get("tags")
+    assert full["tags"] == sent.get("tags", {}) | {
+        "ms-submitter-name": "cromwell",
+        "ms-submitter-workflow-id": sent["description"].partition(":")[0],
+        "ms-submitter-workflow-name": "wf_md5",
+        "ms-submitter-workflow-stage": "md5",
+    }
     for key in ("inputs", "outputs"):
         assert [x["path"] for x in full[key]] == [x["path"] for x in sent[key]]
 

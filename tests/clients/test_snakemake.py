@@ -20,8 +20,9 @@ import docker
 import httpx
 import pytest
 
-from tests.clients import snakemake_image
-from tests.clients.conftest import ClientPython, Server, serving
+from tests.clients.conftest import ClientImage, ClientPython, Server, serving
+from tests.clients.documented import snippet
+from tests.clients.shared_global import seeing
 from tests.conftest import refuse
 from tests.services import base
 from tests.services.docker_engine import DockerEngine
@@ -32,7 +33,6 @@ S3_SERVER = HERE / "scripts" / "s3_server.py"
 EXAMPLES = "/usr/share/doc/bowtie2/examples/reads"
 SAMPLES = ("reads_1", "reads_2")
 JOBS = ["snakejob.statistics", "snakejob.statistics", "snakejob.summary"]
-SHARED_GLOBAL = "/tes-wd/shared-global"
 
 pytestmark = [
     pytest.mark.clients,
@@ -43,12 +43,9 @@ pytestmark = [
 
 
 @pytest.fixture
-def image(docker_engine: DockerEngine, python_image: str) -> str:
+def image(image_of: ClientImage) -> str:
     """Reference of an image that has Snakemake."""
-    try:
-        return snakemake_image.image(docker_engine, python_image, "snakemake")
-    except base.Unavailable as error:
-        refuse(str(error))
+    return image_of("snakemake")
 
 
 @pytest.fixture
@@ -87,13 +84,17 @@ def test_files_in_s3(
         bucket.put("").raise_for_status()
         for sample, packed in reads.items():
             bucket.put(f"run/reads/{sample}.fq.gz", content=packed).raise_for_status()
-        workflow = [
-            *(client_python("snakemake"), "-m", "snakemake"),
-            *("--default-storage-provider", "s3", "--default-storage-prefix", "s3://phage/run"),
-            *("--storage-s3-endpoint-url", storage),
-        ]
-        keys = {"SNAKEMAKE_STORAGE_S3_ACCESS_KEY": "any", "SNAKEMAKE_STORAGE_S3_SECRET_KEY": "any"}
-        run(workflow, f"{server.url}/ga4gh/tes", server, short_dir, keys)
+        here = {
+            "http://127.0.0.1:8000": server.url,
+            "snakemake/snakemake:v9.27.1": image,
+            "s3://bucket": "s3://phage",
+            "http://storage.example:9000": storage,
+        }
+        profile = short_dir / "workflow" / "profile" / "config.yaml"
+        profile.parent.mkdir(parents=True)
+        profile.write_text(snippet("Snakemake", "executor: tes", here))
+        script = snippet("Snakemake", "--profile", {"…": "any"})
+        run(["sh", "-ec", script], client_python("snakemake"), server, short_dir)
         assert bucket.get("run/results/summary.tsv").text == summary_of(reads)
         assert bucket.get("run/logs/reads_1.log").text == "10000 reads\n"
         assert sorted(jobs(server)) == JOBS
@@ -108,46 +109,43 @@ def test_files_in_shared_global(
 ) -> None:
     """With py-tes 1.x, and files in a directory that tasks and Snakemake see at one path."""
     try:
-        bubblewrap = base.require_program("bwrap", "bubblewrap")
         base.require_program("rsync", "rsync")  # the fs storage plugin copies with it
     except base.Unavailable as error:
         refuse(str(error))
     shared = short_dir / "shared"
-    (shared / "reads").mkdir(parents=True)
+    (shared / "my-run" / "reads").mkdir(parents=True)
     for sample, packed in reads.items():
-        (shared / "reads" / f"{sample}.fq.gz").write_bytes(packed)
+        (shared / "my-run" / "reads" / f"{sample}.fq.gz").write_bytes(packed)
     settings = {
         "local_engine": "docker",
         "docker_host": docker_engine.url,
         "shared_global_dir": str(shared),
     }
     with serving(short_dir, image, **settings) as server:
-        python = client_python("snakemake-py-tes-1")
-        workflow = [
-            *(bubblewrap, *with_shared_global(shared), python, "-m", "snakemake"),
-            *("--default-storage-provider", "fs", "--default-storage-prefix", SHARED_GLOBAL),
-        ]
-        run(workflow, server.url, server, short_dir, {})
-        assert (shared / "results" / "summary.tsv").read_text() == summary_of(reads)
+        here = {
+            "http://127.0.0.1:8000/ga4gh/tes": server.url,
+            "snakemake/snakemake:v9.27.1": image,
+        }
+        script = snippet("Snakemake", "--default-storage-provider fs", here)
+        command = [*seeing(shared), "sh", "-ec", script]
+        run(command, client_python("snakemake-py-tes-1"), server, short_dir)
+        assert (shared / "my-run" / "results" / "summary.tsv").read_text() == summary_of(reads)
         assert sorted(jobs(server)) == JOBS
 
 
-def run(
-    snakemake: Sequence[object], url: str, server: Server, root: Path, environ: dict[str, str]
-) -> None:
-    """Run the workflow to its end."""
+def run(command: Sequence[object], python: Path, server: Server, root: Path) -> None:
+    """Run the command, which has `snakemake` on its PATH, where the workflow is."""
     directory = root / "workflow"
-    shutil.copytree(WORKFLOW, directory)
-    options = ["--executor", "tes", "--tes-url", url, "--container-image", server.image]
+    shutil.copytree(WORKFLOW, directory, dirs_exist_ok=True)
     done = subprocess.run(
-        [*map(str, snakemake), *options, "--jobs", "2", "--seconds-between-status-checks", "1"],
+        list(map(str, command)),
         cwd=directory,
-        env={**os.environ, **environ},
+        env={**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout[-6000:] + server.account()
 
@@ -176,18 +174,6 @@ def s3(python: Path, address: str) -> Iterator[str]:
             yield process.stdout.readline().strip()
         finally:
             process.kill()
-
-
-def with_shared_global(shared: Path) -> list[str | Path]:
-    """bwrap arguments for this machine's file system with `shared` at /tes-wd/shared-global."""
-    arguments: list[str | Path] = []
-    for entry in Path("/").iterdir():
-        if entry.is_symlink():
-            arguments += ["--symlink", entry.readlink(), entry]
-        elif entry.is_dir() and entry.name not in {"proc", "dev", "tes-wd"}:
-            arguments += ["--dev-bind", entry, entry]
-    arguments += ["--dev-bind", "/dev", "/dev", "--proc", "/proc"]
-    return [*arguments, "--bind", shared, SHARED_GLOBAL, "--die-with-parent"]
 
 
 def summary_of(reads: dict[str, bytes]) -> str:

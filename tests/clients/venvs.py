@@ -22,14 +22,20 @@ from tests.services import base, images
 
 LOCKS = Path(__file__).parents[2] / "requirements"
 CACHE = images.CACHE / "venvs"
+EXACTLY = ("--require-hashes", "--no-deps", "--requirement")
 
 
 @dataclass(frozen=True)
 class Client:
-    """What a client's lock is compiled from; `overrides` win over what its packages declare."""
+    """What a client's lock is compiled from; `overrides` win over what its packages declare.
+
+    `built_with` names the lock of what its source packages need to be built; pip's own choice, the
+    newest, if it is empty.
+    """
 
     requirements: tuple[str, ...]
     overrides: tuple[str, ...] = ()
+    built_with: str = ""
 
 
 # py-tes 0.4 imports six without declaring it; Snakemake's plugin declares py-tes < 1.
@@ -40,12 +46,17 @@ SNAKEMAKE = (
     "snakemake-storage-plugin-s3==0.3.6",
     "six",
 )
+OLD_BUILD = ("setuptools==57.5.0", "wheel==0.38.4")
 CLIENTS = {
     "py-tes": Client(("py-tes==1.1.4",)),
     "py-tes-0.4": Client(("py-tes==0.4.2", "six")),
     "galaxy": Client(("pydantic-tes==0.4.0",)),
     "snakemake": Client(SNAKEMAKE),
     "snakemake-py-tes-1": Client(SNAKEMAKE, overrides=("py-tes==1.1.4",)),
+    "toil": Client(("toil[wdl,cwl]==7.0.0", "toil-batch-system-tes==2.0.0", "six")),
+    # Of 2019. Some of its packages can only be built with an old setuptools, and bagit 1.9 cannot.
+    "old-build": Client(OLD_BUILD),
+    "cwl-tes": Client(("cwl-tes==0.3.0", "bagit==1.8.1", OLD_BUILD[0]), built_with="old-build"),
     # Not a client of TES: the S3 server that Snakemake's tasks keep their files in.
     "s3-server": Client(("moto[s3,server]==5.2.5",)),
     # Nor is this: Google's own SDK, which proves the stand-in for its service right.
@@ -67,11 +78,12 @@ def python(name: str) -> Path:
     digest = hashlib.sha256(f"{sys.version}{sys.prefix}".encode() + lock.read_bytes()).hexdigest()
     directory = CACHE / f"{name}-{digest[:16]}"
     complete = directory / "complete"
+    built_with = CLIENTS[name].built_with
     with images.lock(f"venv-{name}"):
         if not complete.exists():
             # Scripts of a venv name its path, so it is made in its place, not renamed into it.
             remove_versions(name)
-            install(lock, directory)
+            install(lock, directory, lock_file(built_with) if built_with else None)
             complete.touch()
     return directory / "bin" / "python"
 
@@ -83,15 +95,14 @@ def remove_versions(name: str) -> None:
             shutil.rmtree(old)
 
 
-def install(lock: Path, directory: Path) -> None:
-    """Make a venv with exactly what the lock names."""
-    packages = ("--require-hashes", "--no-deps", "--requirement", str(lock))
-    commands = [
-        [sys.executable, "-m", "venv", directory],
-        [directory / "bin" / "python", "-m", "pip", "install", "--quiet", *packages],
-    ]
-    for command in commands:
-        pip(command, lock.name)
+def install(lock: Path, directory: Path, built_with: Path | None = None) -> None:
+    """Make a venv with exactly what the lock names, built by what the other lock does."""
+    pip([sys.executable, "-m", "venv", directory], lock.name)
+    packages = [directory / "bin" / "python", "-m", "pip", "install", "--quiet", *EXACTLY]
+    if built_with is not None:
+        pip([*packages, built_with], built_with.name)
+        packages.insert(-1, "--no-build-isolation")
+    pip([*packages, lock], lock.name)
 
 
 def pip(command: Sequence[object], what: str) -> None:
@@ -110,6 +121,8 @@ def compile_lock(name: str, options: list[str]) -> None:
         wanted, overrides = Path(directory, "wanted.in"), Path(directory, "overrides.txt")
         wanted.write_text("\n".join(client.requirements))
         overrides.write_text("\n".join(client.overrides))
+        if client.built_with:
+            options = [*options, "--build-constraints", str(lock_file(client.built_with))]
         command = [
             *(os.environ.get("UV", "uv"), "--no-config", "pip", "compile", "--quiet"),
             *("--universal", "--python-version", "3.11", "--generate-hashes"),

@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tesazure.runner.engines.base import Container
 from tesazure.runner.engines.choose import make_engine
+from tests.services import base
 
 DEADLINE_S = 30.0
 
@@ -30,13 +29,7 @@ def wait_for(condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> N
 
 def processes_with(word: str) -> list[int]:
     """Living processes of this machine that have `word` as one of their arguments."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if word.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-    return found
+    return [pid for pid, command in base.command_lines() if word.encode() in command.split(b"\0")]
 
 
 def _path(kind: type, value: Any) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tesazure.errors import StorageError, StorageNotFound, UnsupportedUrl
-from tesazure.storage.base import Entry
+from tesazure.storage.base import Entry, Selecting
 from tesazure.storage.urls import join, redact
 from tests.contract.systems import NAMES, System, systems
 
@@ -146,6 +146,32 @@ def test_list_names_everything(browsable: System) -> None:
     listed = list(browsable.storage.list(browsable.url("top")))
     assert set(listed) == expected
     assert len(listed) == len(expected)
+
+
+def test_a_part_of_a_directory_is_selected(browsable: System) -> None:
+    storage = browsable.storage
+    if not isinstance(storage, Selecting):
+        pytest.skip("its server lists whole directories")
+    names = ["a", "ab", "abc/x", "abc/deeper/y", "abd/z", "b/ab"]
+    for name in names:
+        browsable.plant(f"top/{name}", name.encode())
+    storage.make_directory(browsable.url("top/abd"))
+    storage.make_directory(browsable.url("top/abe"))
+    files = [Entry(name, len(name)) for name in names]
+    empty = [Entry(name, 0, is_directory=True) for name in ("abc", "abd", "abe")]
+    for start, deep, expected in (
+        ("ab", True, [*files[1:5], empty[2]]),
+        ("ab", False, [files[1], *empty]),
+        ("", False, [*files[:2], *empty, Entry("b", 0, is_directory=True)]),
+        ("abc/", True, files[2:4]),
+        ("none", True, []),
+    ):
+        found = list(storage.select(browsable.url("top"), start, deep=deep))
+        assert sorted(found, key=lambda entry: entry.path) == sorted(
+            expected, key=lambda entry: entry.path
+        )
+    with pytest.raises(StorageNotFound, match="missing"):
+        list(storage.select(browsable.url("missing"), "a", deep=False))
 
 
 def test_listed_entries_can_be_got_by_joining(browsable: System, local: Path) -> None:

@@ -100,6 +100,10 @@ async def test_tasks_of_others_and_unknown_ones_are_not_there(store: SqlStore) -
             assert await store.get(missing, visibility) is None
             assert await store.get_brief(missing, visibility) is None
             assert await store.request_cancel(missing, visibility) is None
+        asked = [*(task.id for task in tasks), "no-such-task"]
+        briefs = await store.get_briefs(asked, visibility)
+        assert briefs == {task.id: await store.get_brief(task.id, visibility) for task in seen}
+        assert await store.get_briefs([], visibility) == {}
         page = await store.list_records(ListQuery(limit=9, visibility=visibility))
         assert {record.id for record in page.items} == {task.id for task in seen}
 
@@ -270,16 +274,16 @@ async def test_reject_ends_with_the_reason(store: SqlStore) -> None:
 
 async def test_a_waiting_task_is_canceled_at_once(store: SqlStore) -> None:
     [task] = await created(store)
-    assert await store.request_cancel(task.id, ALL) is State.CANCELED
-    assert await store.request_cancel(task.id, ALL) is State.CANCELED
+    assert await store.request_cancel(task.id, ALL) is True
+    assert await store.request_cancel(task.id, ALL) is False
     events = await store.events_after(0, 10, ALL, [task.id])
     assert [event.state for event in events] == [State.QUEUED, State.CANCELING, State.CANCELED]
 
 
 async def test_a_placed_task_is_canceled_by_whoever_looks_after_it(store: SqlStore) -> None:
     task = await placed(store)
-    assert await store.request_cancel(task.id, ALL) is State.CANCELING
-    assert await store.request_cancel(task.id, ALL) is State.CANCELING
+    assert await store.request_cancel(task.id, ALL) is True
+    assert await store.request_cancel(task.id, ALL) is False
     [watched] = await store.watched("server-1")
     assert (watched.state, watched.version) == (State.CANCELING, task.version + 1)
     with pytest.raises(StaleVersion):
@@ -294,13 +298,15 @@ async def test_a_task_that_waits_for_a_retry_is_canceled_at_once(store: SqlStore
     version = await advanced(store, task, State.INITIALIZING, released=True)
     again = time.time() + 1000
     await store.apply(Change(task_id=task.id, version=version, state=State.QUEUED, retry_at=again))
-    assert await store.request_cancel(task.id, ALL) is State.CANCELED
+    assert await store.request_cancel(task.id, ALL) is True
     assert await store.next_retry() is None
+    [event] = (await store.events_after(0, 100, ALL, [task.id]))[-1:]
+    assert event.state is State.CANCELED
 
 
 async def test_a_finished_task_stays_what_it_is(store: SqlStore) -> None:
     task = await finished(store)
-    assert await store.request_cancel(task.id, ALL) is State.COMPLETE
+    assert await store.request_cancel(task.id, ALL) is False
     assert await store.get(task.id, ALL) == task
 
 
@@ -386,7 +392,13 @@ async def test_a_choice_that_fails_fails_alone(store: SqlStore) -> None:
         store.create(new_task()),
         return_exceptions=True,
     )
-    assert [type(r) for r in results] == [type(None), KeyError, ValueError, State, type(None)]
+    assert [type(r) for r in results] == [
+        type(None),
+        KeyError,
+        ValueError,
+        bool,
+        type(None),
+    ]
     assert (await store.count_by_state())[State.QUEUED] == 2
 
 

@@ -49,7 +49,7 @@ async def test_events_of_others_are_not_told(store: SqlStore) -> None:
     [anns] = await created(store, owner="ann", tenant="lab")
     [bobs] = await created(store, owner="bob", tenant="lab")
     [nobodys] = await created(store)
-    assert await store.request_cancel(anns.id, ALL) is State.CANCELED
+    await store.request_cancel(anns.id, ALL)
     for visibility, seen in (
         (Visibility(everyone=False, owner="ann"), [anns.id]),
         (Visibility(everyone=False, tenant="lab"), [anns.id, bobs.id]),

@@ -76,10 +76,10 @@ async def test_a_task_that_is_queued_again_keeps_its_secrets(store: SqlStore) ->
 
 async def test_every_end_deletes_them(place: Place, store: SqlStore) -> None:
     canceled, rejected, placed = await created(store, 3, sealed=SEALED)
-    assert await store.request_cancel(canceled.id, ALL) is State.CANCELED
+    await store.request_cancel(canceled.id, ALL)
     await store.reject(rejected.id, 1, "too large", time.time())
     [record] = await store.place("s", SCOPE, only(placed.id), 1000, time.time())
-    assert await store.request_cancel(placed.id, ALL) is State.CANCELING
+    await store.request_cancel(placed.id, ALL)
     assert await store.sealed(placed.id) == SEALED
     change = Change(placed.id, record.version + 1, state=State.CANCELED, released=True)
     await store.apply(change)

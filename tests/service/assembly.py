@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -140,11 +139,11 @@ class Assembly:
         self.scheduler.wake()
         return task_id
 
-    async def cancel(self, task_id: str) -> State | None:
+    async def cancel(self, task_id: str) -> bool | None:
         """As the API does."""
-        state = await self.store.request_cancel(task_id, EVERYONE)
+        changed = await self.store.request_cancel(task_id, EVERYONE)
         self.scheduler.wake()
-        return state
+        return changed
 
     async def record(self, task_id: str) -> TaskRecord:
         """A task as stored."""
@@ -226,13 +225,4 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 def processes(token: str) -> list[int]:
     """Processes with this word in their command line, but for this one."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if token.encode() in command and base.is_alive(int(entry.name)):
-                found.append(int(entry.name))
-    return found
+    return [pid for pid, command in base.command_lines() if token.encode() in command]

@@ -139,6 +139,15 @@ def task(*command: str, **more: Any) -> dict[str, Any]:
     return {"executors": [{"image": "busybox", "command": list(command) or ["true"]}], **more}
 
 
+def contents(directory: Path) -> Iterator[tuple[Path, bytes]]:
+    """Each file below a directory and what it holds, but for files that are deleted meanwhile."""
+    for parent, _, names in os.walk(directory):
+        for path in (Path(parent, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file():
+                    yield path, path.read_bytes()
+
+
 def create(client: httpx.Client, document: dict[str, Any] | None = None, prefix: str = TES) -> str:
     """Submit a task; its id."""
     reply = client.post(f"{prefix}/tasks", json=document or task())

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any, ClassVar, cast
@@ -43,6 +43,8 @@ from tesazure.signin.tokens import TokenSource
 from tesazure.storage.registry import Storages
 from tesazure.store.base import Store
 from tesazure.store.sql_store import SqlStore, open_store
+from tesazure.submitters.cromwell_paths import PathMapping
+from tests.contract.backend_site import until
 from tests.contract.store_tasks import ALL, new_task
 
 
@@ -100,6 +102,7 @@ def parts(store: Any, **given: Any) -> Parts:
         "gate": Gate(SignIn(), TokenSource(store)),
         "audit": Audit(Lines(os.open(os.devnull, os.O_WRONLY))),
         "urls": Storages([]),
+        "cromwell": PathMapping(),
         "seal": Seal([bytes(KEY_BYTES)]),
         "pulse": None,
         "identity": "id",
@@ -200,7 +203,7 @@ async def test_a_scheduler_that_does_not_come_round_is_seen(
     store: SqlStore, silent_s: float, error: str, status: int
 ) -> None:
     here = parts(store, pulse=Pulse(time.monotonic() - silent_s, error))
-    request = Request({"type": "http"})
+    request = Request({"type": "http", "headers": []})
     reply = await Health(here).readyz(request)
     assert reply.status == status
     [check] = [c for c in json.loads(reply.body)["checks"] if c["name"] == "scheduler"]
@@ -211,14 +214,40 @@ async def test_a_scheduler_that_does_not_come_round_is_seen(
     assert float(line.split()[1]) == pytest.approx(silent_s, abs=1)
 
 
+class Counting(Backend):
+    """Counts how often it was looked at."""
+
+    looks = 0
+
+    async def check(self) -> Sequence[Check]:
+        self.looks += 1
+        await asyncio.sleep(0)
+        return [Check("engine", self.looks > 1, "as found")]
+
+
+async def test_however_many_ask_the_server_looks_once_a_second(store: SqlStore) -> None:
+    backend = Counting()
+    health = Health(parts(store, backend=backend))
+    request = Request({"type": "http", "headers": []})
+    replies = await asyncio.gather(*(health.readyz(request) for _ in range(500)))
+    assert {reply.status for reply in replies} == {503}
+    assert backend.looks == 1
+
+    async def ready() -> bool:
+        return (await health.readyz(request)).status == 200
+
+    await until(ready)
+    assert backend.looks == 2
+
+
 # -- submissions ----------------------------------------------------------------------------------
 
 
 class HangingUrls(Storages):
     """As on a network file system whose server is away: looking at `/away/…` never ends."""
 
-    def checks_at_once(self, url: str) -> bool:
-        return not url.startswith("/")
+    def checks_at_once(self, urls: Iterable[str]) -> bool:
+        return not any(url.startswith("/") for url in urls)
 
     def check_input(self, url: str) -> None:
         if url.startswith("/away/"):

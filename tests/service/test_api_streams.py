@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -15,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.service.listener import Listener
 from tests.service.server import (
     OLD,
     TES,
@@ -185,41 +184,6 @@ def test_a_task_that_can_never_fit_ends_at_once_with_the_reason(client: httpx.Cl
 
 
 # -- events ---------------------------------------------------------------------------------------
-
-
-class Listener:
-    """Reads an event stream in a thread; `events` are (id, data, seconds on the wall clock)."""
-
-    def __init__(self, client: httpx.Client, path: str, **headers: str) -> None:
-        self.events: list[tuple[int, dict[str, str], float]] = []
-        self.opened = threading.Event()
-        self.ended = threading.Event()
-        self.status = 0
-        self._client, self._path, self._headers = client, path, headers
-        threading.Thread(target=self._read, daemon=True).start()
-        assert self.opened.wait(10)
-
-    def _read(self) -> None:
-        number, data = 0, ""
-        try:
-            with self._client.stream("GET", self._path, headers=self._headers) as reply:
-                self.status = reply.status_code
-                self.opened.set()
-                for line in reply.iter_lines():
-                    name, _, value = line.partition(": ")
-                    if name == "id":
-                        number = int(value)
-                    elif name == "data":
-                        data = value
-                    elif not line and data:
-                        self.events.append((number, json.loads(data), time.time()))
-                        data = ""
-        except httpx.HTTPError:
-            pass
-        self.ended.set()
-
-    def states(self, task_id: str) -> list[str]:
-        return [data["state"] for _, data, _ in list(self.events) if data["id"] == task_id]
 
 
 LIFE = ["QUEUED", "INITIALIZING", "RUNNING", "COMPLETE"]

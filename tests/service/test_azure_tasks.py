@@ -12,16 +12,9 @@ import httpx
 import pytest
 
 from tests.conftest import shared
-from tests.service.server import TES, RunningServer, create, ended, start_server, task
+from tests.service.server import TES, RunningServer, contents, create, ended, start_server, task
 from tests.services.azurite import Azurite, AzuriteTls
-from tests.services.token_issuer import (
-    CLIENT,
-    MANAGED_SECRET,
-    SECRET,
-    TENANT,
-    TokenIssuer,
-    token_issuer,
-)
+from tests.services.entra_server import CLIENT, IDENTITY_HEADER, SECRET, TENANT, EntraServer
 
 SIGNATURE = re.compile(rb"[?&;\"' ]sig=(?!\*\*\*)")
 
@@ -133,10 +126,10 @@ def test_a_task_moves_blobs_by_the_accounts_key(azurite: Azurite, server: Runnin
     check_moves(azurite, server)
 
 
-def identity(storage: AzuriteTls, issuer: TokenIssuer, directory: Path) -> dict[str, object]:
+def identity(storage: AzuriteTls, issuer: EntraServer, directory: Path) -> dict[str, object]:
     """Settings of a server that signs by a service principal."""
     bundle = directory / "bundle.pem"
-    bundle.write_text(storage.ca.read_text() + issuer.ca.read_text())
+    bundle.write_text(storage.ca.read_text() + Path(issuer.ca_bundle).read_text())
     return {
         "storage_account_name": storage.account,
         "storage_blob_endpoint": storage.endpoint,
@@ -151,7 +144,7 @@ def identity(storage: AzuriteTls, issuer: TokenIssuer, directory: Path) -> dict[
 
 def test_a_task_moves_blobs_by_an_identity(tmp_path: Path) -> None:
     storage = shared(AzuriteTls)
-    with token_issuer(tmp_path / "issuer") as issuer:
+    with EntraServer(tmp_path / "issuer") as issuer:
         settings = identity(storage, issuer, tmp_path)
         with start_server(tmp_path / "server", **settings) as server:
             check_moves(storage, server, SECRET)
@@ -162,22 +155,22 @@ def test_a_task_moves_blobs_by_the_hosts_identity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = shared(AzuriteTls)
-    with token_issuer(tmp_path / "issuer") as issuer:
+    with EntraServer(tmp_path / "issuer") as issuer:
         settings = identity(storage, issuer, tmp_path)
         for name in ("azure_client_id", "azure_secret", "azure_tenant"):
             del settings[name]
-        monkeypatch.setenv("IDENTITY_ENDPOINT", f"{issuer.url}/msi/token")
-        monkeypatch.setenv("IDENTITY_HEADER", MANAGED_SECRET)
+        monkeypatch.setenv("IDENTITY_ENDPOINT", issuer.msi_endpoint)
+        monkeypatch.setenv("IDENTITY_HEADER", IDENTITY_HEADER)
         settings["azure_identity"] = "default"
         with start_server(tmp_path / "server", **settings) as server:
-            check_moves(storage, server, MANAGED_SECRET)
+            check_moves(storage, server, IDENTITY_HEADER)
         assert issuer.issued == 1
 
 
 def test_an_identity_that_is_refused_ends_the_task_with_the_reason(tmp_path: Path) -> None:
     storage = shared(AzuriteTls)
     wrong = "not-the-principals-secret"
-    with token_issuer(tmp_path / "issuer") as issuer:
+    with EntraServer(tmp_path / "issuer") as issuer:
         settings = identity(storage, issuer, tmp_path) | {"azure_secret": wrong}
         with start_server(tmp_path / "server", **settings) as server, server.client() as client:
             document = task()
@@ -187,7 +180,7 @@ def test_an_identity_that_is_refused_ends_the_task_with_the_reason(tmp_path: Pat
             assert found["state"] == "SYSTEM_ERROR"
             assert "this server's Azure identity is refused" in said
             assert "AADSTS7000215" in said
-            kept = [path.read_bytes() for path in server.data.rglob("*") if path.is_file()]
+            kept = [content for _, content in contents(server.data)]
             for content in [*kept, server.log.read_bytes(), said.encode()]:
                 assert wrong.encode() not in content
 
@@ -236,9 +229,9 @@ def check_no_secret(
 ) -> None:
     """None of the secrets is in the data directory (database, its journal, plans, reports, logs of
     runners), the server's log, replies, or what was `seen`; and no signature in the first three."""
-    kept = [path for path in server.data.rglob("*") if path.is_file()]
+    kept = dict(contents(server.data))
     assert any(path.name == "report.jsonl" for path in kept)
-    places = [*(path.read_bytes() for path in [*kept, server.log]), *replies]
+    places = [*kept.values(), server.log.read_bytes(), *replies]
     for number, content in enumerate(places):
         found = SIGNATURE.search(content)
         assert not found, (number, content[max(found.start() - 200, 0) : found.end()])

@@ -226,6 +226,9 @@ def test_doctor_gives_verdicts_and_remedies(tool: Tool) -> None:
     assert "ok\tstorage: Azure\tthe key of account acct" in told
     assert "ok\tstorage: S3\tan access key" in told
     assert "hunter" not in told
+    (tool.here / "identity.toml").write_text('azure_identity = "default"\n')
+    told = tool("doctor", "--config", "identity.toml").stdout
+    assert "note\tsettings\tAZURE_IDENTITY: if this machine has a managed identity" in told
 
 
 def test_config_shows_sources_and_hides_secrets(tool: Tool) -> None:

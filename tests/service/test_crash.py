@@ -24,8 +24,6 @@ from tests.service.assembly import Assembly, eventually, logs, processes
 from tests.service.crash import SHARED, Crash
 from tests.services.docker_engine import DockerEngine
 
-pytestmark = [pytest.mark.serial]
-
 SEED = int(os.environ.get("CRASH_SEED", "20261122"))
 
 
@@ -62,6 +60,7 @@ def torment(crash: Crash, tasks: int, kills: int) -> None:
     assert len(crash.accepted) >= tasks
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kill_everything_under_load(short_dir: Path) -> None:
@@ -70,6 +69,7 @@ def test_kill_everything_under_load(short_dir: Path) -> None:
         torment(crash, tasks=200, kills=24)
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.timeout(600)

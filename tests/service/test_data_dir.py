@@ -47,7 +47,7 @@ def test_it_cannot_be_allowed_itself(tmp_path: Path) -> None:
     (tmp_path / "data").chmod(0o700)
     for allowed in ("data", "data/files"):
         said = fails(tmp_path / "data", 2, allow_dir=tmp_path / allowed)
-        assert f"ALLOW_DIR: {tmp_path}/{allowed} is in the data directory" in said
+        assert "ALLOW_DIR: entry 1 is in the data directory" in said
 
 
 @pytest.mark.parametrize("is_empty", [True, False])

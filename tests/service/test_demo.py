@@ -6,15 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import refuse
 from tests.services.docker_engine import DockerEngine
+from tests.services.loopback_http import LoopbackHttp, QuietHandler
 
 LENGTHS = [23130, 9416, 6682, 4361, 2322, 2027, 564]
 """Fragments of wild-type lambda cut by HindIII, in bases."""
@@ -72,29 +71,16 @@ def test_demo_in_docker(docker_engine: DockerEngine, busybox_image: str, short_d
 def empty_engine() -> Iterator[str]:
     """URL of something that speaks Docker's API as an engine without images or registry does."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
-            self._answer(200, b"[]")
+            self.reply(200, b"[]")
 
         def do_POST(self) -> None:
-            self._answer(404, b'{"message": "no such host"}')
+            self.close_connection = True
+            self.reply(404, b'{"message": "no such host"}')
 
-        def _answer(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"tcp://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with LoopbackHttp(Handler) as engine:
+        yield f"tcp://{engine.host}"
 
 
 @pytest.mark.usefixtures("sandbox")

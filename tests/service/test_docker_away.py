@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import docker
@@ -20,6 +18,7 @@ from tests.conftest import refuse
 from tests.service.engine_case import Attempt, attempt_on, in_background, wait_for
 from tests.services import base
 from tests.services import docker_engine as service
+from tests.services.loopback_http import LoopbackHttp, QuietHandler
 
 pytestmark = pytest.mark.docker
 
@@ -137,37 +136,28 @@ def test_a_container_that_outlives_its_daemon(own_attempt: tuple[Restartable, At
     assert any("went away" in message for level, message in attempt.said if level == "warning")
 
 
-class Ill(BaseHTTPRequestHandler):
+class Ill(QuietHandler):
     """An engine that answers, and can do nothing: a full disk, say."""
 
-    protocol_version = "HTTP/1.1"
-
     def do_GET(self) -> None:
-        well = self.path.endswith("/_ping")
-        body = b"OK" if well else b'{"message": "input/output error"}'
-        self.send_response(200 if well else 500)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        kind = {"Content-Type": "application/json"}
+        if self.path.endswith("/_ping"):
+            self.reply(200, b"OK", kind)
+        else:
+            self.reply(500, b'{"message": "input/output error"}', kind)
 
-    do_POST = do_GET  # noqa: N815 - the name that the base class looks for
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
+    def do_POST(self) -> None:
+        self.close_connection = True
+        self.do_GET()
 
 
 def test_an_engine_that_is_ill_may_be_tried_again(attempt: Attempt) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Ill) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        ill = DockerEngine(f"tcp://127.0.0.1:{server.server_port}")
-        try:
-            for call in (
-                lambda: ill.prepare("busybox", attempt.say),
-                lambda: ill.run(attempt.container("true"), lambda: None, attempt.say),
-                lambda: ill.sweep(attempt.key, None),
-            ):
-                with pytest.raises(EngineUnavailable, match="input/output error"):
-                    call()
-        finally:
-            server.shutdown()
+    with LoopbackHttp(Ill) as server:
+        ill = DockerEngine(f"tcp://{server.host}")
+        for call in (
+            lambda: ill.prepare("busybox", attempt.say),
+            lambda: ill.run(attempt.container("true"), lambda: None, attempt.say),
+            lambda: ill.sweep(attempt.key, None),
+        ):
+            with pytest.raises(EngineUnavailable, match="input/output error"):
+                call()

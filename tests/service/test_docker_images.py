@@ -17,7 +17,11 @@ from tests.services import base, images
 from tests.services import docker_engine as service
 from tests.services.registry import PASSWORD, USER, Registry
 
-pytestmark = pytest.mark.docker
+pytestmark = [
+    pytest.mark.docker,
+    # All registries have one layer, and an engine that has it from another test pulls no more.
+    pytest.mark.xdist_group("registry"),
+]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import docker
@@ -16,6 +17,7 @@ import pytest
 
 from tesazure.backends.local_files import SETTLE_S
 from tesazure.model import Executor
+from tesazure.runner.config import AttemptDir
 from tesazure.runner.engines.choose import make_engine
 from tests.service.runner_bench import RunnerBench, wait_for_exit
 from tests.services.docker_engine import DockerEngine
@@ -32,7 +34,6 @@ def left_of(url: str, keys: list[str]) -> list[str]:
     ]
 
 
-@pytest.mark.slow
 def test_a_killed_runner_leaves_no_container(
     bench: RunnerBench, docker_engine: DockerEngine
 ) -> None:
@@ -43,16 +44,23 @@ def test_a_killed_runner_leaves_no_container(
     wait_for_exit(bench.begin(bench.attempt(plan, **node)))
     whole = time.monotonic() - began
     chance = random.Random(3)
-    keys = []
-    for _ in range(15):
-        attempt = bench.attempt(plan, **node)
-        pid = bench.begin(attempt)
-        time.sleep(chance.uniform(0, whole))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        wait_for_exit(pid)
-        make_engine("docker", docker_engine.url).sweep(attempt.path.name, attempt.root, SETTLE_S)
-        keys.append(attempt.path.name)
+
+    def sweep(attempt: AttemptDir) -> str:
+        key = attempt.path.name
+        make_engine("docker", docker_engine.url).sweep(key, attempt.root, SETTLE_S)
+        return key
+
+    with ThreadPoolExecutor() as sweeps:  # they mostly wait
+        swept = []
+        for _ in range(15):
+            attempt = bench.attempt(plan, **node)
+            pid = bench.begin(attempt)
+            time.sleep(chance.uniform(0, whole))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            wait_for_exit(pid)
+            swept.append(sweeps.submit(sweep, attempt))
+        keys = [each.result() for each in swept]
     assert left_of(docker_engine.url, keys) == []
 
 

@@ -1,27 +1,22 @@
-"""The gate, against an issuer over TLS: who is let in, who is not, and what an outage does."""
+"""The gate, against an issuer over TLS: who is let in, who is not, and what each may do."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tesazure.callers import Caller, Restrictions, Role, Visibility, visibility_of, with_implied
-from tesazure.errors import ConfigurationError, NotAllowed, NotSignedIn, SignInUnavailable
-from tesazure.signin.bearer import Trusted
+from tesazure.errors import ConfigurationError, NotAllowed, NotSignedIn
 from tesazure.signin.gate import Gate, SignIn
-from tesazure.signin.keys import Pace
 from tesazure.signin.ledger import Ledger
 from tesazure.signin.tokens import TokenSource
 from tesazure.signin.verified import LONGEST_S, Verified
-from tesazure.store.sql_store import SqlStore, open_store
+from tesazure.store.sql_store import SqlStore
 from tests.service.forged_tokens import forgeries
+from tests.service.gates import QUICK, bearer, entra, gate, refused, store, trusted
 from tests.services.entra_server import (
     AUDIENCE,
     CLIENT,
@@ -32,53 +27,10 @@ from tests.services.entra_server import (
     EntraServer,
 )
 
-QUICK = Pace(refresh_s=0.2, cooldown_s=0.3, retry_s=0.02)
+__all__ = ["entra", "store"]
+
 ALL_ROLES = frozenset(Role)
 READ_WRITE = frozenset({Role.READ, Role.WRITE})
-
-
-@pytest.fixture(scope="module")
-def entra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EntraServer]:
-    with EntraServer(tmp_path_factory.mktemp("entra")) as running:
-        yield running
-
-
-@pytest.fixture
-def lonely(tmp_path: Path) -> Iterator[EntraServer]:
-    """An issuer that the test may break."""
-    with EntraServer(tmp_path / "lonely") as running:
-        yield running
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
-    opened = await open_store("", tmp_path / "tesazure.db")
-    yield opened
-    await opened.close()
-
-
-def trusted(entra: EntraServer, **changes: Any) -> Trusted:
-    values: dict[str, Any] = {
-        "authority": entra.authority,
-        "tenants": (TENANT,),
-        "audiences": (AUDIENCE,),
-        "ca_bundle": entra.ca_bundle,
-    }
-    return Trusted(**values | changes)
-
-
-@contextlib.asynccontextmanager
-async def gate(
-    store: SqlStore, entra: EntraServer, pace: Pace | None = None, **changes: Any
-) -> AsyncIterator[Gate]:
-    made = Gate(SignIn(trusted=trusted(entra, **changes)), TokenSource(store), pace=pace)
-    async with made.standing():
-        yield made
-
-
-def bearer(token: str | bytes) -> list[tuple[bytes, bytes]]:
-    raw = token if isinstance(token, bytes) else token.encode("latin-1")
-    return [(b"host", b"x"), (b"authorization", b"Bearer " + raw)]
 
 
 def basic(user: str, password: str) -> list[tuple[bytes, bytes]]:
@@ -86,17 +38,10 @@ def basic(user: str, password: str) -> list[tuple[bytes, bytes]]:
     return [(b"authorization", b"Basic " + pair)]
 
 
-async def refused(made: Gate, headers: list[tuple[bytes, bytes]]) -> NotSignedIn:
-    with pytest.raises(NotSignedIn) as caught:
-        await made.admit(Role.READ, headers)
-    assert not isinstance(caught.value, NotAllowed)
-    return caught.value
-
-
 async def test_every_forged_or_broken_token_is_refused(store: SqlStore, entra: EntraServer) -> None:
     tokens = forgeries(entra)
     assert len(tokens) > 80
-    async with gate(store, entra) as made:
+    async with gate(store, entra, QUICK) as made:
         await made.admit(Role.WRITE, bearer(entra.issue()))
         taken = {}
         for name, token in tokens.items():
@@ -128,6 +73,8 @@ async def test_every_forged_or_broken_token_is_refused(store: SqlStore, entra: E
         ({"roles": ["Other"]}, set()),
         ({"roles": []}, set()),
         ({"roles": 7}, set()),
+        ({"scp": None}, set()),
+        ({"scp": None, "roles": ["Tasks.Write"]}, READ_WRITE),
     ],
 )
 @pytest.mark.parametrize("version", [1, 2])
@@ -150,12 +97,61 @@ async def test_a_users_roles(
                     await made.admit(role, headers)
 
 
+async def test_roles_may_be_required_of_users(store: SqlStore, entra: EntraServer) -> None:
+    """With less than `Tasks.Read`, nobody may do more than with it."""
+    more = {"issuer": entra.oidc_issuer, "roles_required": True}
+    async with gate(store, entra, **more) as made:
+        for token in (
+            entra.issue(),
+            entra.issue(version=1),
+            entra.issue({"scp": "Tasks.Write"}),
+            entra.issue({"roles": []}),
+            entra.issue_oidc({"scope": "openid"}),
+            entra.issue_app_only(),
+        ):
+            with pytest.raises(NotAllowed) as caught:
+                await made.admit(Role.READ, bearer(token))
+            assert str(caught.value) == (
+                "this needs the role Tasks.Read, which the caller does not have (nor any other of"
+                " Tasks.Read, Tasks.Write, Tasks.Admin); grant the app role Tasks.Read to the"
+                " application or user where they sign in"
+            )
+        caller = await made.admit(Role.READ, bearer(entra.issue({"roles": ["Tasks.Read"]})))
+        assert caller.roles == {Role.READ}
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {},
+        {"scope": "Tasks.Write"},
+        {"scp": ["Tasks.Admin"]},
+        {"scope": "openid", "client_id": "robot", "sub": "robot"},
+        {"scope": "openid", "cid": "robot", "sub": "robot"},
+        {"scope": "openid", "azp": "robot", "sub": "robot@clients"},
+        {"scope": "openid", "azp": "robot", "gty": "client-credentials"},
+        {"scope": "openid profile", "preferred_username": "service-account-robot"},
+    ],
+)
+async def test_another_providers_application_needs_a_role(
+    store: SqlStore, entra: EntraServer, claims: dict[str, Any]
+) -> None:
+    async with gate(store, entra, tenants=(), issuer=entra.oidc_issuer) as made:
+        with pytest.raises(NotAllowed, match=r"grant the app role .* with the scope openid counts"):
+            await made.admit(Role.READ, bearer(entra.issue_oidc(claims)))
+        both = {"scope": "openid", "roles": ["Tasks.Write"]}
+        assert (await made.admit(Role.WRITE, bearer(entra.issue_oidc(claims | both)))).roles
+        user = claims | {"scope": "openid", "sub": "ann", "gty": None, "preferred_username": "ann"}
+        assert (await made.admit(Role.WRITE, bearer(entra.issue_oidc(user)))).name == "ann"
+
+
 async def test_an_application_needs_to_be_granted_a_role(
     store: SqlStore, entra: EntraServer
 ) -> None:
     async with gate(store, entra) as made:
         with pytest.raises(NotAllowed, match="grant the app role") as caught:
             await made.admit(Role.READ, bearer(entra.issue_app_only()))
+        assert str(caught.value).endswith(", or let the application call in a user's name")
         [challenge] = caught.value.challenges
         assert 'error="insufficient_scope"' in challenge
         assert 'scope="Tasks.Read"' in challenge
@@ -166,7 +162,7 @@ async def test_an_application_needs_to_be_granted_a_role(
 
 async def test_several_tenants_and_another_provider(store: SqlStore, entra: EntraServer) -> None:
     more = {"tenants": (TENANT, OTHER_TENANT), "issuer": entra.oidc_issuer}
-    async with gate(store, entra, **more) as made:
+    async with gate(store, entra, QUICK, **more) as made:
         for tenant in (TENANT, OTHER_TENANT):
             for version in (1, 2):
                 token = entra.issue({"tid": tenant, "oid": OTHER_USER.upper()}, version=version)
@@ -287,108 +283,6 @@ def test_whose_tasks_a_caller_sees(
         assert visibility_of(nobody, restrictions).nothing
 
 
-async def test_keys_change_under_load_and_nobody_is_refused(
-    store: SqlStore, lonely: EntraServer
-) -> None:
-    async with gate(store, lonely, Pace(cooldown_s=60)) as made:
-        admitted = 0
-        done = False
-
-        async def client() -> None:
-            nonlocal admitted
-            while not done:
-                # A token of its own each time, so that none comes from the cache.
-                await made.admit(Role.WRITE, bearer(lonely.issue()))
-                admitted += 1
-                await asyncio.sleep(0)
-
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            clients = [group.create_task(client()) for _ in range(64)]
-            for _ in range(5):
-                before = admitted
-                old = lonely.issue()
-                await asyncio.to_thread(lonely.rotate)
-                await _until(lambda at_least=before + 200: admitted >= at_least)
-                await made.admit(Role.READ, bearer(old))
-            done = True
-        assert all(each.exception() is None for each in clients)
-    # The two versions have keys of their own: read at the start, and once for each new key at most.
-    assert 2 <= lonely.count("keys") <= 2 + 5
-
-
-async def test_unknown_keys_do_not_make_us_a_burden(store: SqlStore, lonely: EntraServer) -> None:
-    async with gate(store, lonely, Pace(cooldown_s=60)) as made:
-        await made.admit(Role.READ, bearer(lonely.issue()))
-        await _until(lambda: lonely.count("keys") == 2)
-        async with asyncio.TaskGroup() as group:
-            for number in range(200):
-                group.create_task(refused(made, bearer(lonely.issue(kid=f"made-up-{number}"))))
-        for number in range(50):
-            await refused(made, bearer(lonely.issue(kid=f"made-up-later-{number}")))
-        assert lonely.count("keys") <= 4
-
-
-async def test_a_withdrawn_key_is_no_longer_good(store: SqlStore, lonely: EntraServer) -> None:
-    async with gate(store, lonely, QUICK) as made:
-        await made.admit(Role.READ, bearer(lonely.issue()))
-        old = lonely.issue()
-        lonely.rotate(keep=False)
-        await made.admit(Role.READ, bearer(lonely.issue()))
-        await refused(made, bearer(old))
-
-
-@pytest.mark.parametrize("trouble", ["closed", "silent", 500])
-async def test_an_outage_of_the_issuer_is_ridden_out(
-    store: SqlStore, lonely: EntraServer, trouble: Any
-) -> None:
-    async with gate(store, lonely, QUICK) as made:
-        await made.admit(Role.READ, bearer(lonely.issue()))
-        lonely.down(trouble)
-        ends = time.monotonic() + 3 * QUICK.refresh_s
-        while time.monotonic() < ends:
-            await made.admit(Role.READ, bearer(lonely.issue()))
-            await asyncio.sleep(0.01)
-        lonely.up()
-        lonely.rotate()
-        await _until_admitted(made, lonely)
-
-
-async def test_without_keys_nobody_is_called_a_forger(store: SqlStore, lonely: EntraServer) -> None:
-    lonely.down()
-    async with gate(store, lonely, QUICK) as made:
-        with pytest.raises(SignInUnavailable):
-            await made.admit(Role.READ, bearer(lonely.issue()))
-        [(host, known, said)] = made.state()
-        assert host in lonely.url
-        assert not known
-        assert "no keys yet" in said
-        lonely.up()
-        await _until_admitted(made, lonely)
-        assert made.state()[0][1]
-
-
-async def test_an_issuer_speaks_for_itself_alone(store: SqlStore, entra: EntraServer) -> None:
-    """A discovery document that names another issuer is not believed."""
-    for changes in (
-        {"tenants": ("common",)},
-        {"tenants": (), "issuer": f"{entra.authority}/{TENANT}"},
-        {"tenants": (), "issuer": f"{entra.oidc_issuer}/nothing-here"},
-    ):
-        async with gate(store, entra, QUICK, **changes) as made:
-            for token in (entra.issue(), entra.issue(version=1), entra.issue_oidc()):
-                with pytest.raises(SignInUnavailable):
-                    await made.admit(Role.READ, bearer(token))
-
-
-async def test_an_issuer_is_believed_over_trusted_tls_alone(
-    store: SqlStore, entra: EntraServer
-) -> None:
-    for changes in ({"ca_bundle": ""}, {"authority": entra.authority.replace("https", "http")}):
-        async with gate(store, entra, QUICK, **changes) as made:
-            with pytest.raises(SignInUnavailable):
-                await made.admit(Role.READ, bearer(entra.issue()))
-
-
 async def test_what_is_demanded_changes_while_the_gate_stands(
     store: SqlStore, entra: EntraServer
 ) -> None:
@@ -427,21 +321,3 @@ def test_a_verified_token_is_remembered_for_a_while() -> None:
         kept.keep(b"%d" % number, caller, 10_000)
     assert len(kept) == 3
     assert kept.get(b"9") is caller
-
-
-async def _until_admitted(made: Gate, entra: EntraServer) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            await made.admit(Role.READ, bearer(entra.issue()))
-            return
-        except (SignInUnavailable, NotSignedIn):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.02)
-
-
-async def _until(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)

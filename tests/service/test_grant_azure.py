@@ -33,7 +33,7 @@ from tests.services.azure_files_server import ACCOUNT as FILES_ACCOUNT
 from tests.services.azure_files_server import KEY as FILES_KEY
 from tests.services.azure_files_server import AzureFilesServer, File
 from tests.services.azurite import Azurite, AzuriteTls
-from tests.services.token_issuer import CLIENT, SECRET, TENANT, TokenIssuer, token_issuer
+from tests.services.entra_server import CLIENT, SECRET, TENANT, EntraServer
 from tests.unit.test_grant import plan_of
 
 VERSION = {"x-ms-version": "2021-12-02"}
@@ -191,19 +191,19 @@ def test_a_signature_ends(azurite: Azurite) -> None:
 
 
 @pytest.fixture
-def issuer(tmp_path: Path) -> Iterator[TokenIssuer]:
-    with token_issuer(tmp_path / "issuer") as server:
+def issuer(tmp_path: Path) -> Iterator[EntraServer]:
+    with EntraServer(tmp_path / "issuer") as server:
         yield server
 
 
-def bundle(directory: Path, *authorities: Path) -> Path:
+def bundle(directory: Path, *authorities: Path | str) -> Path:
     """One file of several certificates."""
     file = directory / "bundle.pem"
-    file.write_text("".join(authority.read_text() for authority in authorities))
+    file.write_text("".join(Path(authority).read_text() for authority in authorities))
     return file
 
 
-def principal(service: Azurite, issuer: TokenIssuer, ca: Path, **given: object) -> Settings:
+def principal(service: Azurite, issuer: EntraServer, ca: Path, **given: object) -> Settings:
     """Settings of a service principal that storage knows, and no account key."""
     return settings_of(
         service,
@@ -219,9 +219,9 @@ def principal(service: Azurite, issuer: TokenIssuer, ca: Path, **given: object) 
 
 
 def test_an_identity_grants_just_what_a_plan_needs(
-    azurite_tls: AzuriteTls, issuer: TokenIssuer, tmp_path: Path
+    azurite_tls: AzuriteTls, issuer: EntraServer, tmp_path: Path
 ) -> None:
-    ca = bundle(tmp_path, azurite_tls.ca, issuer.ca)
+    ca = bundle(tmp_path, azurite_tls.ca, issuer.ca_bundle)
     config = grant_config_of(principal(azurite_tls, issuer, ca))
     granter = Granter(config)
     with container_with(azurite_tls, "in/one", "in/two") as container:
@@ -239,9 +239,9 @@ def test_an_identity_grants_just_what_a_plan_needs(
 
 
 def test_an_identitys_signature_lives_for_a_week_at_most(
-    azurite_tls: AzuriteTls, issuer: TokenIssuer, tmp_path: Path
+    azurite_tls: AzuriteTls, issuer: EntraServer, tmp_path: Path
 ) -> None:
-    ca = bundle(tmp_path, azurite_tls.ca, issuer.ca)
+    ca = bundle(tmp_path, azurite_tls.ca, issuer.ca_bundle)
     granter = Granter(grant_config_of(principal(azurite_tls, issuer, ca)))
     with container_with(azurite_tls, "x") as container:
         plan = plan_of((f"az://{container}/x", FileType.FILE), max_runtime_s=30 * 86400)
@@ -252,9 +252,9 @@ def test_an_identitys_signature_lives_for_a_week_at_most(
 
 
 def test_an_identity_that_is_refused_says_so(
-    azurite_tls: AzuriteTls, issuer: TokenIssuer, tmp_path: Path
+    azurite_tls: AzuriteTls, issuer: EntraServer, tmp_path: Path
 ) -> None:
-    ca = bundle(tmp_path, azurite_tls.ca, issuer.ca)
+    ca = bundle(tmp_path, azurite_tls.ca, issuer.ca_bundle)
     plan = plan_of(("az://data/x", FileType.FILE))
     wrong = principal(azurite_tls, issuer, ca, azure_secret="not-the-secret")
     with pytest.raises(StorageError, match=r"identity is refused: .*AADSTS7000215") as refused:
@@ -307,7 +307,7 @@ def refusing(directory: Path) -> Iterator[tuple[_RefusingServer, Path]]:
 
 
 def test_another_account_that_refuses_our_identity_is_asked_anonymously(
-    issuer: TokenIssuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    issuer: EntraServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with refusing(tmp_path / "account") as (account, authority):
         url = f"https://127.0.0.1:{account.server_port}/data/x"
@@ -318,7 +318,7 @@ def test_another_account_that_refuses_our_identity_is_asked_anonymously(
                 client_id=CLIENT,
                 secret=SECRET,
                 authority=issuer.url,
-                ca_bundle=str(bundle(tmp_path, authority, issuer.ca)),
+                ca_bundle=str(bundle(tmp_path, authority, issuer.ca_bundle)),
             ),
         )
         endpoints = Endpoints(blob_suffixes=(".0.0.1",))

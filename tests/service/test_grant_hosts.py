@@ -26,19 +26,19 @@ from tesazure.storage.transport import Transport
 from tests.service.test_grant_azure import bundle
 from tests.services import certificates
 from tests.services.azure_files_server import ACCOUNT, AzureFilesServer, File
-from tests.services.token_issuer import CLIENT, SECRET, TENANT, TokenIssuer, token_issuer
+from tests.services.entra_server import CLIENT, SECRET, TENANT, EntraServer
 from tests.unit.test_grant import plan_of
 
 CLOUD = (".blob.core.windows.net", ".file.core.windows.net")
 
 
 @pytest.fixture
-def issuer(tmp_path: Path) -> Iterator[TokenIssuer]:
-    with token_issuer(tmp_path / "issuer") as server:
+def issuer(tmp_path: Path) -> Iterator[EntraServer]:
+    with EntraServer(tmp_path / "issuer") as server:
         yield server
 
 
-def granter(issuer: TokenIssuer, ca: Path, **given: object) -> Granter:
+def granter(issuer: EntraServer, ca: Path | str, **given: object) -> Granter:
     """With an identity, of which storage at `endpoints` may be shown a token."""
     endpoints = given.pop("endpoints", Endpoints())
     assert isinstance(endpoints, Endpoints)
@@ -98,10 +98,10 @@ def listening(directory: Path) -> Iterator[tuple[_Listener, str, Path]]:
 
 @pytest.mark.parametrize("end", ["\\", "%2f", "/", "?", "#", ";", "\uff0f", " ", "\\@x"])
 def test_a_token_goes_to_nobody_who_only_looks_like_an_account(
-    issuer: TokenIssuer, tmp_path: Path, end: str
+    issuer: EntraServer, tmp_path: Path, end: str
 ) -> None:
     with listening(tmp_path / "listener") as (listener, host, authority):
-        signs = granter(issuer, bundle(tmp_path, authority, issuer.ca))
+        signs = granter(issuer, bundle(tmp_path, authority, issuer.ca_bundle))
         for kind in ("blob", "file"):
             url = f"https://{host}{end}.{kind}.core.windows.net/data/x"
             with contextlib.suppress(UnsupportedUrl):
@@ -110,7 +110,7 @@ def test_a_token_goes_to_nobody_who_only_looks_like_an_account(
 
 
 def test_an_account_that_cannot_be_reached_is_asked_anonymously(
-    issuer: TokenIssuer, tmp_path: Path
+    issuer: EntraServer, tmp_path: Path
 ) -> None:
     """Somebody may have mistyped its name. Of the own account it may be a failure that passes."""
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -118,7 +118,7 @@ def test_an_account_that_cannot_be_reached_is_asked_anonymously(
     url, service = f"https://127.0.0.1:{port}/data/x", f"https://127.0.0.1:{port}"
     plan = plan_of((url, FileType.FILE))
     endpoints = Endpoints(blob_suffixes=(".0.0.1",))
-    signs = granter(issuer, issuer.ca, cloud=(".0.0.1",), endpoints=endpoints)
+    signs = granter(issuer, issuer.ca_bundle, cloud=(".0.0.1",), endpoints=endpoints)
     granted = signs.access(plan, {})
     began = time.monotonic()
     assert signs.access(plan, {}) == granted
@@ -127,23 +127,29 @@ def test_an_account_that_cannot_be_reached_is_asked_anonymously(
     [note] = granted.notes
     assert "cannot be reached" in note
     assert "asked for anonymously" in note
-    own = granter(issuer, issuer.ca, account="acct", services=(service,), endpoints=endpoints)
+    own = granter(
+        issuer, issuer.ca_bundle, account="acct", services=(service,), endpoints=endpoints
+    )
     with pytest.raises(StorageUnavailable, match="cannot be reached"):
         own.access(plan, {})
 
 
-def test_an_identity_that_makes_no_sense_is_an_error(issuer: TokenIssuer) -> None:
+def test_an_identity_that_makes_no_sense_is_an_error(issuer: EntraServer) -> None:
     """The SDK raises ValueError for it."""
     endpoints = Endpoints(blob="https://127.0.0.1/acct")
     signs = granter(
-        issuer, issuer.ca, tenant="no tenant", services=(endpoints.blob,), endpoints=endpoints
+        issuer,
+        issuer.ca_bundle,
+        tenant="no tenant",
+        services=(endpoints.blob,),
+        endpoints=endpoints,
     )
     with pytest.raises(StorageError, match="SDK failed: ValueError: Invalid tenant"):
         signs.access(plan_of(("az://data/x", FileType.FILE)), {})
 
 
 def test_an_identity_signs_for_azure_files(
-    issuer: TokenIssuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    issuer: EntraServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever proxies the environment names."""
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
@@ -154,7 +160,7 @@ def test_an_identity_signs_for_azure_files(
     with AzureFilesServer(certificate) as server:
         server.make_share("share")
         server.plant("share", "in/one", b"text")
-        ca = bundle(tmp_path, certificate.authority, issuer.ca)
+        ca = bundle(tmp_path, certificate.authority, issuer.ca_bundle)
         endpoints = Endpoints(file=server.endpoint, ca_bundle=str(ca))
         own = {"account": ACCOUNT, "services": (server.endpoint,)}
         signs = granter(issuer, ca, endpoints=endpoints, **own)

@@ -18,6 +18,7 @@ from tests.service.server import environment
 from tests.service.tool import Tool
 from tests.service.vaults import Site
 from tests.service.vaults import site as running_site
+from tests.services.cutting_proxy import CuttingProxy
 from tests.services.entra_server import CLIENT, IDENTITY_HEADER, OTHER_TENANT, SECRET, TENANT
 
 DAY_S = 86400
@@ -88,6 +89,36 @@ def test_the_vault_may_be_named_in_the_file(site: Site, tmp_path: Path) -> None:
     assert Sources({}, {}, config).load().settings.port == 7
 
 
+def test_no_proxy_of_the_environment_is_used(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.vault.set("TESAZURE-PORT", "7")
+    with CuttingProxy(1) as proxy:
+        url = f"http://user:{PLANTED}@127.0.0.1:{proxy.port}"
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HTTPS_PROXY", url)
+        given = {f"APP_{name.upper()}": value for name, value in site.settings.items()}
+        found = Sources(given | {"HTTPS_PROXY": url}, {}, None).load()
+        assert proxy.connections == 0
+    assert found.settings.port == 7
+    [said] = found.warnings
+    assert said.startswith("HTTPS_PROXY is not used: the server reaches Key Vaults, ")
+
+
+def test_without_a_bundle_the_systems_authorities_are_trusted(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.vault.set("TESAZURE-PORT", "7")
+    with pytest.raises(VaultUnavailable, match=r"(?i)certificate"):
+        sources(site, ca_bundle="").load()
+    monkeypatch.setenv("SSL_CERT_FILE", str(site.ca_bundle))
+    given = {f"APP_{name.upper()}": value for name, value in site.settings.items()}
+    del given["APP_CA_BUNDLE"]
+    found = Sources(given | {"REQUESTS_CA_BUNDLE": "/nowhere.pem"}, {}, None).load()
+    assert found.settings.port == 7
+    [said] = found.warnings
+    assert said.startswith("REQUESTS_CA_BUNDLE is not used: SSL_CERT_FILE and the setting ")
+
+
 def test_all_pages_are_read(site: Site) -> None:
     for number in range(5):
         site.vault.set(f"Other-{number}", PLANTED)
@@ -117,7 +148,9 @@ def test_secrets_out_of_use_are_skipped_and_named(site: Site) -> None:
     assert len(said) == 3
 
 
-@pytest.mark.parametrize("name", ["AAD-VERIFY", "API-TOKENS", "TASK-ACCESS-RESTRICTIONS"])
+@pytest.mark.parametrize(
+    "name", ["AAD-VERIFY", "AAD-ROLES-REQUIRED", "API-TOKENS", "TASK-ACCESS-RESTRICTIONS"]
+)
 def test_what_protects_the_server_is_never_skipped(site: Site, name: str) -> None:
     site.vault.set(f"TESAZURE-{name}", "true", expires=time.time() - DAY_S)
     with pytest.raises(ConfigurationError, match=f"TESAZURE-{name} is disabled, expired .* protec"):
@@ -148,11 +181,17 @@ def test_unknown_names_are_a_warning(site: Site) -> None:
 def test_wrong_values_are_told_together_with_all_others_and_not_shown(site: Site) -> None:
     site.vault.set("TESAZURE-PORT", PLANTED)
     site.vault.set("TESAZURE-BATCH-ACCOUNT-KEY", "c2VjcmV0")
+    site.vault.set("TESAZURE-ALLOW-DIR", f"/{PLANTED}")
+    site.vault.set("TESAZURE-AAD-TENANT-ID", f"{PLANTED} {PLANTED}")
+    site.vault.set("TESAZURE-SFTP-KEY-FILE", f"/{PLANTED}")
     found = problems(sources(site, lease_s="x"))
     assert found == [
         "Key Vault secret TESAZURE-PORT: must be a whole number (given: ***)",
         "APP_LEASE_S: must be a number (given: 'x')",
+        "ALLOW_DIR: entry 1 is not a directory; make it or leave it out",
         "BATCH_ACCOUNT_KEY: is a key of which account? set BATCH_ACCOUNT_NAME",
+        "AAD_TENANT_ID: entry 1 is no tenant; give its id (a GUID) or a domain of its own",
+        "SFTP_KEY_FILE: No such file or directory",
     ]
 
 

@@ -17,6 +17,7 @@ from tests.service.server import (
     TES,
     RunningServer,
     command,
+    contents,
     create,
     end_runners,
     ended,
@@ -107,7 +108,7 @@ def test_the_vault_is_looked_at_now_and_then(site: Site, tmp_path: Path) -> None
         text = server.log.read_text()
         assert PLANTED not in text
         assert SECRET not in text
-        data = b"".join(file.read_bytes() for file in server.data.rglob("*") if file.is_file())
+        data = b"".join(content for _, content in contents(server.data))
         assert PLANTED.encode() not in data
         assert SECRET.encode() not in data
 

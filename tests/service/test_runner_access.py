@@ -11,7 +11,9 @@ import pytest
 from tesazure.access import Access
 from tesazure.model import FileType, Input, Output, State
 from tesazure.runner.config import AttemptDir
-from tests.service.runner_bench import RunnerBench, ended, folded, shell, wait_for_exit
+from tests.service.runner_bench import RunnerBench, ended, folded, lines, shell, wait_for_exit
+from tests.service.server import contents
+from tests.services.faulty_http import FaultyHttp, Handler
 from tests.services.locked_http import LockedHttp
 
 SECRET = "Pl4nted-signature"
@@ -41,8 +43,8 @@ def locked() -> object:
 
 
 def holds_none(attempt: AttemptDir) -> bool:
-    files = [path for path in attempt.path.rglob("*") if path.is_file()]
-    return bool(files) and not any(b"Pl4nted" in path.read_bytes() for path in files)
+    files = dict(contents(attempt.path))
+    return bool(files) and not any(b"Pl4nted" in content for content in files.values())
 
 
 def test_a_runner_by_hand_reads_them_from_its_input(bench: RunnerBench, locked: LockedHttp) -> None:
@@ -96,3 +98,32 @@ def test_what_is_no_access_is_refused(bench: RunnerBench) -> None:
     assert b"standard input is no Access" in said.stderr
     assert b"Pl4nted" not in said.stderr
     assert not attempt.report.exists()
+
+
+def test_what_an_input_waits_for_is_in_the_logs(bench: RunnerBench) -> None:
+    refused: list[str] = []
+
+    def busy_at_first(handler: Handler) -> None:
+        if not refused:
+            refused.append(handler.path)
+            handler.send_plain(503)
+            return
+        handler.send_response(200)
+        handler.send_header("Content-Length", "7")
+        handler.end_headers()
+        handler.write(b"content")
+
+    with FaultyHttp() as server:
+        server.answers["/x"] = busy_at_first
+        shown = server.url("/x")
+        item = Input(path="/in/x", url=f"{shown}?sig=***", type=FileType.FILE)
+        attempt = bench.attempt(bench.plan(shell("cat /in/x"), inputs=[item]))
+        access = Access(inputs={0: f"{shown}?sig={SECRET}"})
+        reply = bench.spawner.ask(attempt.path, access=msgspec.to_builtins(access))
+        wait_for_exit(reply["pid"])
+    found = folded(attempt)
+    assert ended(found).state is State.COMPLETE
+    waits = [line for line in lines(found).splitlines() if "tried again" in line]
+    assert len(waits) == len(refused) == 1
+    assert f"GET {shown}: HTTP 503" in waits[0]
+    assert holds_none(attempt)

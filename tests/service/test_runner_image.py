@@ -23,7 +23,12 @@ from tests.services import images
 from tests.services.docker_engine import DockerEngine
 from tests.services.faulty_http import FaultyHttp
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.xdist_group("runner-image"),  # one process builds it
+]
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from tesazure.scheduler.granting import given
 from tesazure.sealing import KEY_BYTES, Seal
 from tesazure.store.records import TaskRecord
 from tests.service.assembly import MARKS, Assembly, eventually, logs, running
+from tests.service.server import contents
 
 SHOWN_IN = "https://in.example/x?sv=1&sig=***"
 SHOWN_OUT = "https://***@out.example/y?keep=1"
@@ -59,9 +60,9 @@ def said(record: TaskRecord) -> str:
 
 def holding_secrets(directory: Path) -> list[Path]:
     """The files there that hold the secret."""
-    files = [path for path in directory.rglob("*") if path.is_file()]
+    files = dict(contents(directory))
     assert files
-    return [path for path in files if SECRET.encode() in path.read_bytes()]
+    return [path for path, content in files.items() if SECRET.encode() in content]
 
 
 async def test_an_attempt_gets_what_was_cut_out_and_shows_none_of_it(one: Assembly) -> None:

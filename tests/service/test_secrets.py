@@ -15,7 +15,17 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.service.server import TES, RunningServer, create, ended, get, start_server, task, until
+from tests.service.server import (
+    TES,
+    RunningServer,
+    contents,
+    create,
+    ended,
+    get,
+    start_server,
+    task,
+    until,
+)
 from tests.services.locked_http import LockedHttp
 
 SIGNATURE = "Pl4nted+Sig/0123456789="
@@ -78,9 +88,7 @@ def copying(inputs: list[str], outputs: list[str], wait: bool = False) -> dict[s
 
 def holders(top: Path) -> list[str]:
     """The files below a directory that hold a secret."""
-    return [
-        str(path) for path in top.rglob("*") if path.is_file() and PLANTED.search(path.read_bytes())
-    ]
+    return [str(path) for path, content in contents(top) if PLANTED.search(content)]
 
 
 def replies(client: httpx.Client, task_ids: list[str]) -> str:

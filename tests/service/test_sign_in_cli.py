@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import jwt
@@ -20,18 +21,35 @@ from tesazure.cli import oidc
 from tesazure.cli.client import TesClient
 from tesazure.cli.credentials import with_tokens
 from tesazure.cli.exits import Code, Failure
+from tesazure.cli.login import logout
 from tesazure.cli.logins import Login, Logins
 from tesazure.settings import Client
 from tests.service.server import RunningServer, start_server
 from tests.service.tool import Tool
 from tests.services.entra_server import AUDIENCE, TENANT, EntraServer
+from tests.services.tls_server import Request
 
 SCOPE = f"{AUDIENCE}/.default openid profile offline_access"
 
 
+class Hesitant(EntraServer):
+    """Renews tokens only while it may."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.renewing, self.may_renew = threading.Event(), threading.Event()
+        self.may_renew.set()
+
+    def answer(self, request: Request) -> Any:
+        if request.form.get("grant_type") == "refresh_token":
+            self.renewing.set()
+            assert self.may_renew.wait(60)
+        return super().answer(request)
+
+
 @pytest.fixture
 def entra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EntraServer]:
-    with EntraServer(tmp_path / "entra") as server:
+    with Hesitant(tmp_path / "entra") as server:
         monkeypatch.setenv("SSL_CERT_FILE", server.ca_bundle)
         yield server
 
@@ -256,19 +274,56 @@ def test_an_outage_of_the_issuer_is_ridden_out_while_the_token_lasts(
     assert caught.value.code == Code.UNREACHABLE
 
 
+def test_who_has_signed_out_is_not_signed_in_again(
+    entra: EntraServer, http: httpx.Client, api: Api, logins: Logins
+) -> None:
+    """By a program that still runs, when its token ends."""
+    logins.keep(ending(signed_in(entra, http, api.root), 5))
+    client = TesClient(Client(server=api.root), logins)
+    logout(Client(server=api.root), logins)
+    issued = entra.issued
+    with pytest.raises(Failure, match=r"ann at .* has ended: signed out meanwhile") as caught:
+        client.state("t")
+    assert caught.value.code == Code.SIGN_IN
+    assert (entra.issued, api.shown, logins.of(api.root)) == (issued, [], None)
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_signing_out_while_a_token_is_renewed_holds(
+    entra: Hesitant, http: httpx.Client, api: Api, logins: Logins, locked: bool
+) -> None:
+    """By `logout`, or by who deletes the file."""
+    logins.keep(ending(signed_in(entra, http, api.root), 5))
+    api.takes_all = True
+    entra.may_renew.clear()
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            state = pool.submit(TesClient(Client(server=api.root), logins).state, "t")
+            assert entra.renewing.wait(30)
+            leave = logout if locked else (lambda client, _: logins.forget(client.server))
+            left = pool.submit(leave, Client(server=api.root), logins)
+            if not locked:
+                left.result(10)
+        finally:
+            entra.may_renew.set()
+        assert state.result(30) == "QUEUED"
+        left.result(30)
+    assert logins.of(api.root) is None
+
+
 def test_what_is_shown_comes_in_order(api: Api, logins: Logins) -> None:
-    """The token given, the login, the URL's user and password, nothing."""
+    """The token given, the URL's user and password, the login, nothing."""
     with_password = f"http://ann:p%40ss@{api.root.removeprefix('http://')}"
     logins.keep(Login(server=api.root, token="kept", name="ann"))
     for client in (
         TesClient(Client(server=with_password, token="given"), logins),
         TesClient(Client(server=with_password), logins),
-        TesClient(Client(server=with_password)),
+        TesClient(Client(server=api.root), logins),
         TesClient(Client(server=api.root)),
     ):
         with pytest.raises(Failure):
             client.state("t")
-    assert api.shown == ["given", "kept", "Basic YW5uOnBAc3M=", ""]
+    assert api.shown == ["given", "Basic YW5uOnBAc3M=", "kept", ""]
 
 
 @pytest.mark.parametrize("token", ["", "a.b", "a.!.c", "a.e30.c", "a.W10.c"])
@@ -298,9 +353,10 @@ def tool(server: RunningServer, tmp_path: Path) -> Tool:
 def enter_code(entra: EntraServer, login: subprocess.Popen[str], **claims: object) -> list[str]:
     """Do what `tesazure login` says; what it said."""
     assert login.stderr is not None
-    said = [login.stderr.readline() for _ in range(3)]
-    assert f"{entra.url}/device" in said[1]
-    entra.approve(said[2].split()[-1], claims)
+    said = [login.stderr.readline() for _ in range(4)]
+    assert said[1] == f"  for the application {AUDIENCE}, {AUDIENCE}/.default\n"
+    assert f"{entra.url}/device" in said[2]
+    entra.approve(said[3].split()[-1], claims)
     return said
 
 

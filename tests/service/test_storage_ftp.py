@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
@@ -26,9 +25,8 @@ from tesazure.storage.base import Entry
 from tesazure.storage.ftp import FtpStorage
 from tesazure.storage.patience import Patience
 from tesazure.storage.sockets import connect
-from tests.services.ftp_server import PASSWORD, USER, FtpServer
+from tests.services.ftp_server import WHO, FtpServer
 
-WHO = f"{USER}:{quote(PASSWORD, safe='')}"
 QUICK = Patience(attempts=4, pause_s=0.001, read_s=5, progress_bytes=10_000)
 SIZE = 3_000_000
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
@@ -13,9 +12,8 @@ from tesazure.errors import PermissionDenied, StorageError, StorageFull, Storage
 from tesazure.storage.base import Entry
 from tesazure.storage.ftp import FtpStorage
 from tesazure.storage.patience import Patience
-from tests.services.ftp_server import PASSWORD, USER, FtpServer
+from tests.services.ftp_server import WHO, FtpServer
 
-WHO = f"{USER}:{quote(PASSWORD, safe='')}"
 QUICK = Patience(attempts=4, pause_s=0.001, read_s=5, progress_bytes=10_000)
 SIZE = 3_000_000
 

@@ -23,6 +23,7 @@ from tesazure.storage.gcs import SINGLE, GcsStorage
 from tesazure.storage.transport import Patience, Transport
 from tests.clients import venvs
 from tests.conftest import refuse
+from tests.service.acts import do
 from tests.services import base
 from tests.services.gcs_server import TOKEN, GcsServer
 
@@ -261,16 +262,3 @@ def test_googles_own_sdk_finds_the_stand_in_right(server: GcsServer, bucket: str
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["dir/pieces", "dir/small file", "dir/whole"]
-
-
-def do(storage: GcsStorage, act: str, url: str, file: Path) -> None:
-    """What `act` names, whole."""
-    match act:
-        case "get":
-            storage.get(url, file.parent / "got")
-        case "put":
-            storage.put(file, url)
-        case "stat":
-            storage.stat(url)
-        case "list":
-            list(storage.list(url))

@@ -30,6 +30,7 @@ from tesazure.storage.s3 import PART_SIZE, SINGLE, S3Storage, crc_functions, par
 from tesazure.storage.s3_requests import S3Requests
 from tesazure.storage.transport import Patience, Transport
 from tests.conftest import shared
+from tests.service.acts import do
 from tests.services.faulty_http import FaultyHttp, Handler
 from tests.services.s3_server import KEY, S3Server
 
@@ -396,16 +397,3 @@ def test_parts_grow_so_that_ten_thousand_suffice() -> None:
     for size in (PART_SIZE * 10_000, PART_SIZE * 10_000 + 1, 5 * 2**40):
         assert -(-size // part_size_of(size)) <= 10_000
         assert part_size_of(size) <= 5 * 2**30
-
-
-def do(storage: S3Storage, act: str, url: str, file: Path) -> None:
-    """What `act` names, whole."""
-    match act:
-        case "get":
-            storage.get(url, file.parent / "got")
-        case "put":
-            storage.put(file, url)
-        case "stat":
-            storage.stat(url)
-        case "list":
-            list(storage.list(url))

@@ -15,7 +15,7 @@ import pytest
 from tesazure.callers import Visibility
 from tesazure.errors import ConfigurationError, StoreUnavailable
 from tesazure.model import State
-from tesazure.store import filters
+from tesazure.store import filters, reading
 from tesazure.store.engine import Database, Prepared
 from tesazure.store.records import ListQuery
 from tesazure.store.sql_store import open_store
@@ -213,6 +213,10 @@ async def test_lists_use_the_indexes(postgres_url: str) -> None:
             plan = _plan(database, link.driver, statement, values)
             assert index in plan, plan
             assert "Seq Scan" not in plan, plan
+    for whose, value in (("owner", "ann"), ("tenant", "clinic")):
+        values = {"after": 0, "most": 1000, whose: value}
+        plan = _plan(database, link.driver, reading._EVENTS_OF[whose,], values)
+        assert f"ix_events_{whose}" in plan, plan
     [name], values = filters.filters(ListQuery(limit=256, name_prefix="call-100"))
     assert isinstance(name, filters.Name)
     values |= {"before": 2**62, "most": 257, "wanted": 257}

@@ -292,7 +292,7 @@ def slow(pieces: int, pause_s: float) -> Any:
         handler.end_headers()
         for _ in range(pieces if handler.command == "GET" else 0):
             handler.write(b"x" * 1000)
-            handler.server.owner.closing.wait(pause_s)
+            handler.owner.closing.wait(pause_s)
 
     return answer
 

@@ -151,6 +151,11 @@ def test_a_directory_there_and_back(reached: Reached, tmp_path: Path) -> None:
     head, mark, query = reached.url.partition("?")
     said.append(tool("transfer", "get", f"{head}/s*/d*{mark}{query}", "some"))
     assert list(contents(here / "some")) == ["sub/deeper/x.bin"]
+    said.append(tool("transfer", "get", f"{head}/*[bt]*{mark}{query}", "level"))
+    kept = {"a.txt", "sub/two words %25 ☃.txt", "sub/deeper/x.bin", "empty"}
+    assert set(contents(here / "level")) == kept
+    said.append(tool("transfer", "get", f"{head}/*.txt{mark}{query}", "texts"))
+    assert list(contents(here / "texts")) == ["a.txt"]
     said.append(tool("transfer", "stat", f"{head}/a.txt{mark}{query}", "--json"))
     assert json.loads(said[-1].stdout)["size"] == 4
     said.append(tool("transfer", "get", f"{head}/none{mark}{query}", "x", code=Code.NOT_FOUND))

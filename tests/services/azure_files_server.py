@@ -8,20 +8,17 @@ What is known of Azure beyond these: conditional headers are refused, an empty f
 from __future__ import annotations
 
 import base64
-import contextlib
 import datetime as dt
 import email.utils
 import hashlib
 import itertools
 import json
 import re
-import ssl
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -29,7 +26,8 @@ from tesazure.access import Endpoints
 from tests.services import azure_sas
 from tests.services.azure_sas import Refusal
 from tests.services.certificates import Certificate
-from tests.services.token_issuer import TENANT
+from tests.services.entra_server import TENANT
+from tests.services.loopback_http import LoopbackHttp, QuietHandler
 
 ACCOUNT = "tesazurefiles"
 KEY = base64.b64encode(hashlib.sha512(b"another key for tests").digest()).decode()
@@ -61,7 +59,7 @@ class Directory:
     children: dict[str, File | Directory] = field(default_factory=dict)
 
 
-class AzureFilesServer:
+class AzureFilesServer(LoopbackHttp):
     """One account, on loopback, as a context manager.
 
     `lose` names operations whose next answer is lost after they were done. `requests` are all
@@ -70,34 +68,18 @@ class AzureFilesServer:
     """
 
     def __init__(self, certificate: Certificate | None = None) -> None:
-        self.scheme = "https" if certificate else "http"
+        super().__init__(_Handler, certificate)
         self.delegation_key = ""
         self.keys_given = 0
         self.shares: dict[str, Directory] = {}
         self.requests: list[tuple[str, str]] = []
         self.lose: set[str] = set()
         self.lock = threading.RLock()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.owner = self
-        if certificate:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate.certificate, certificate.key)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(10)
 
     @property
     def endpoint(self) -> str:
         """URL of the account's Files service."""
-        return f"{self.scheme}://127.0.0.1:{self._server.server_address[1]}/{ACCOUNT}"
+        return f"{self.origin}/{ACCOUNT}"
 
     @property
     def endpoints(self) -> Endpoints:
@@ -152,20 +134,10 @@ def _md5(content: bytes | bytearray) -> str:
     return base64.b64encode(hashlib.md5(content).digest()).decode()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-    owner: AzureFilesServer
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away is no news."""
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     """One connection."""
 
-    protocol_version = "HTTP/1.1"
-    server: _Server
+    owner: AzureFilesServer
     operations: ClassVar[dict[tuple[str, str, str], tuple[str, str]]] = {
         # method, restype, comp -> operation, what the SAS must permit one of
         ("GET", "", ""): ("get_file", "r"),
@@ -180,9 +152,6 @@ class _Handler(BaseHTTPRequestHandler):
         ("HEAD", "directory", ""): ("directory_properties", "r"),
         ("GET", "directory", ""): ("directory_properties", "r"),
     }
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """Silent."""
 
     def do_GET(self) -> None:
         """Answer."""
@@ -216,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(refusal)
 
     def _dispatch(self) -> None:
-        owner = self.server.owner
+        owner = self.owner
         parts = urlsplit(self.path)
         self.query = dict(parse_qsl(parts.query, keep_blank_values=True))
         key = (self.command, self.query.get("restype", ""), self.query.get("comp", ""))
@@ -252,13 +221,13 @@ class _Handler(BaseHTTPRequestHandler):
             query,
             account=ACCOUNT,
             key=KEY,
-            delegation_key=self.server.owner.delegation_key,
+            delegation_key=self.owner.delegation_key,
             share=share,
             path=place,
             needs=needs,
-            scheme=self.server.owner.scheme,
+            scheme=self.owner.scheme,
         )
-        if share not in self.server.owner.shares:
+        if share not in self.owner.shares:
             raise Refusal(404, "ShareNotFound", "The specified share does not exist.")
         return share, place
 
@@ -279,7 +248,7 @@ class _Handler(BaseHTTPRequestHandler):
         lasts = dt.datetime.fromisoformat(expiry) - dt.datetime.now(dt.UTC)
         if lasts > dt.timedelta(days=7):
             raise Refusal(400, "InvalidXmlNodeValue", "The expiry is too far away.")
-        owner = self.server.owner
+        owner = self.owner
         owner.keys_given += 1
         owner.delegation_key = KEY[::-1].replace("=", "A")
         fields = {
@@ -304,20 +273,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _parent(self, place: str) -> tuple[Directory, str]:
         parent, _, name = place.rpartition("/")
-        directory = self.server.owner.found(self.share, parent)
+        directory = self.owner.found(self.share, parent)
         if not isinstance(directory, Directory):
             raise Refusal(404, "ParentNotFound", "The specified parent path does not exist.")
         return directory, name
 
     def _file(self, place: str) -> File:
-        found = self.server.owner.found(self.share, place)
+        found = self.owner.found(self.share, place)
         if not isinstance(found, File):
             self._parent(place)
             raise Refusal(404, "ResourceNotFound", "The specified resource does not exist.")
         return found
 
     def _directory(self) -> Directory:
-        found = self.server.owner.found(self.share, self.place)
+        found = self.owner.found(self.share, self.place)
         if found is None:
             raise Refusal(404, "ResourceNotFound", "The specified resource does not exist.")
         if isinstance(found, File):
@@ -455,15 +424,8 @@ class _Handler(BaseHTTPRequestHandler):
         return 200, {"x-ms-type": "Directory"}, b""
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("x-ms-version", self.headers.get("x-ms-version", ""))
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            with contextlib.suppress(OSError):
-                self.wfile.write(body)
+        version = {"x-ms-version": self.headers.get("x-ms-version", "")}
+        self.reply(status, body, headers | version)
 
     def _refuse(self, refusal: Refusal) -> None:
         detail = ""

@@ -143,16 +143,21 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def command_lines() -> Iterator[tuple[int, bytes]]:
+    """Id and command line, its words each ended by NUL, of every process that lives but this."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if command := (entry / "cmdline").read_bytes():  # empty of what has ended
+                    yield int(entry.name), command
+
+
 def processes_naming(root: Path) -> Iterator[int]:
     """Processes whose command line names `root` or something below it; never this one."""
     needles = (f"{root}/".encode(), f"{root}\0".encode())
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):
-            command = (entry / "cmdline").read_bytes()
-            if any(needle in command for needle in needles):
-                yield int(entry.name)
+    for pid, command in command_lines():
+        if any(needle in command for needle in needles):
+            yield pid
 
 
 def end_process(pid: int, timeout: float = 20) -> None:

@@ -3,24 +3,21 @@ headers that it told clients to send when they fetch bytes."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import secrets
-import ssl
-import threading
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tests.services.certificates import Certificate
+from tests.services.loopback_http import LoopbackHttp, QuietHandler
 
 TOKEN = "drs-token-for-tests"
 _OBJECTS = "/ga4gh/drs/v1/objects/"
 
 
-class DrsServer:
+class DrsServer(LoopbackHttp):
     """Objects and bundles, and the bytes of objects, as a context manager.
 
     With a `token`, every request for an object needs it; bytes are served at URLs that are told by
@@ -30,41 +27,20 @@ class DrsServer:
     """
 
     def __init__(self, token: str = "", certificate: Certificate | None = None) -> None:
+        super().__init__(_Handler, certificate)
         self.token = token
-        self.scheme = "https" if certificate else "http"
         self.objects: dict[str, dict[str, Any]] = {}
         self.contents: dict[str, bytes] = {}
         self.accesses: dict[str, dict[str, Any]] = {}
         self.statuses: list[int] = []
         self.asked: list[str] = []
         self.ticket = f"Bearer ticket-{secrets.token_hex(8)}"
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.owner = self
-        if certificate:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate.certificate, certificate.key)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(10)
-
-    @property
-    def host(self) -> str:
-        """Host and port."""
-        return f"127.0.0.1:{self._server.server_address[1]}"
 
     def add(self, object_id: str, content: bytes, **more: Any) -> str:
         """An object with its bytes on this server; its URL."""
         self.contents[object_id] = content
         self.accesses[object_id] = {
-            "url": f"{self.scheme}://{self.host}/bytes/{object_id}?signature=a-secret",
+            "url": f"{self.origin}/bytes/{object_id}?signature=a-secret",
             "headers": [f"Authorization: {self.ticket}"],
         }
         described = {
@@ -87,35 +63,23 @@ class DrsServer:
         return f"drs://{self.host}/{object_id}"
 
 
-class _Server(ThreadingHTTPServer):
+class _Handler(QuietHandler):
     owner: DrsServer
-    daemon_threads = True
-
-    def handle_error(self, *_: Any) -> None:
-        """Clients that go away are part of the tests."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing."""
 
     def do_GET(self) -> None:
-        owner = self.server.owner
+        owner = self.owner
         path = urlsplit(self.path).path
         owner.asked.append(path)
         given = self.headers.get("Authorization", "")
         if path.startswith("/bytes/"):
             if given != owner.ticket or not self.path.endswith("?signature=a-secret"):
-                self._send(403, b"")
+                self.reply(403, b"")
             else:
-                self._send(200, owner.contents[path.removeprefix("/bytes/")])
+                self.reply(200, owner.contents[path.removeprefix("/bytes/")])
         elif not path.startswith(_OBJECTS):
-            self._send(404, b"")
+            self.reply(404, b"")
         elif owner.statuses:
-            self._send(owner.statuses.pop(0), b"", {"Retry-After": "0"})
+            self.reply(owner.statuses.pop(0), b"", {"Retry-After": "0"})
         elif owner.token and given != f"Bearer {owner.token}":
             self._describe(401, {"msg": "no valid token", "status_code": 401})
         else:
@@ -125,13 +89,4 @@ class _Handler(BaseHTTPRequestHandler):
             self._describe(*((200, found) if found else (404, {"status_code": 404})))
 
     def _describe(self, status: int, document: Mapping[str, Any]) -> None:
-        self._send(status, json.dumps(document).encode(), {"Content-Type": "application/json"})
-
-    def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        with contextlib.suppress(ConnectionError):
-            self.send_response(status)
-            for name, value in (headers or {}).items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+        self.reply(status, json.dumps(document).encode(), {"Content-Type": "application/json"})

@@ -14,9 +14,9 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
 from urllib.parse import unquote, urlsplit
+
+from tests.services.loopback_http import LoopbackHttp, QuietHandler
 
 FAULTS = (
     "reset",
@@ -77,7 +77,7 @@ class Served:
         return f'"v{self.version}"'
 
 
-class FaultyHttp:
+class FaultyHttp(LoopbackHttp):
     """Serves objects by GET and HEAD with Range, If-Match and If-Range, and takes them by PUT with
     Content-MD5, on loopback, as a context manager.
 
@@ -102,6 +102,7 @@ class FaultyHttp:
         limit: int = 0,
         wrong_checksum: bool = False,
     ) -> None:
+        super().__init__(Handler)
         self.rate = rate
         self.faults = faults
         self.put_faults = put_faults
@@ -121,29 +122,14 @@ class FaultyHttp:
         self.in_a_row_of: Counter[str] = Counter()
         self.under_way: Counter[str] = Counter()
         self._randoms: dict[str, random.Random] = {}
-        self._server = _Server(("127.0.0.1", 0), Handler)
-        self._server.owner = self
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.closing.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(10)
-
-    @property
-    def port(self) -> int:
-        """The port that it listens on."""
-        port: int = self._server.server_address[1]
-        return port
+        super().__exit__()
 
     def url(self, path: str) -> str:
         """URL of an absolute path."""
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"{self.origin}{path}"
 
     def add(self, path: str, content: bytes) -> str:
         """Serve `content` at a path, as a new version of what was there; its URL."""
@@ -178,23 +164,10 @@ class FaultyHttp:
             return fault
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-    owner: FaultyHttp
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away is no news."""
-
-
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     """One connection."""
 
-    protocol_version = "HTTP/1.1"
-    server: _Server
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """Silent."""
+    owner: FaultyHttp
 
     def do_HEAD(self) -> None:
         """Answer without a body; never at fault."""
@@ -202,7 +175,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer, in one of the ways that are wrong when it is time for one."""
-        owner = self.server.owner
+        owner = self.owner
         path = unquote(urlsplit(self.path).path)
         with owner.lock:
             owner.under_way[path] += 1
@@ -219,7 +192,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         """Take an object, or fail to."""
-        owner = self.server.owner
+        owner = self.owner
         path = unquote(urlsplit(self.path).path)
         owner.requests.append((self.command, self.path, dict(self.headers.items())))
         owner.asked.set()
@@ -261,19 +234,19 @@ class Handler(BaseHTTPRequestHandler):
             self.send_plain(int(fault.removeprefix("status_")), {"Retry-After": "3600"})
             return
         if fault == "delay":
-            self.server.owner.closing.wait(0.02)
+            self.owner.closing.wait(0.02)
         expected = self.headers.get("Content-MD5")
         if expected != base64.b64encode(hashlib.md5(body).digest()).decode():
             self.send_plain(400)
             return
-        self.server.owner.add(path, body)
+        self.owner.add(path, body)
         if fault == "lose_answer":
             self.break_off()
         else:
             self.send_plain(201)
 
     def _answer(self) -> None:
-        owner = self.server.owner
+        owner = self.owner
         path = unquote(urlsplit(self.path).path)
         owner.requests.append((self.command, self.path, dict(self.headers.items())))
         owner.asked.set()
@@ -314,7 +287,7 @@ class Handler(BaseHTTPRequestHandler):
         return int(found[1]), (int(found[2]) if found[2] else None)
 
     def _change(self, path: str, served: Served) -> None:
-        owner = self.server.owner
+        owner = self.owner
         with owner.lock:
             size = owner.random_of(path).randrange(1, 2 * len(served.content) + 2)
             served.content = owner.random_of(path).randbytes(size)
@@ -329,7 +302,7 @@ class Handler(BaseHTTPRequestHandler):
         fault: str,
     ) -> None:
         content = served.content
-        chance = self.server.owner.random_of(path)
+        chance = self.owner.random_of(path)
         if asked is None or fault == "ignore_range":
             start, body = None, content
         else:
@@ -348,7 +321,7 @@ class Handler(BaseHTTPRequestHandler):
             total = len(content) - len(body) + announced
             self.send_header("Content-Range", f"bytes {start}-{start + announced - 1}/{total}")
         self.send_header("ETag", etag)
-        wrong = b"!" if self.server.owner.wrong_checksum else b""
+        wrong = b"!" if self.owner.wrong_checksum else b""
         checksum = base64.b64encode(hashlib.sha256(content + wrong).digest()).decode()
         self.send_header("Repr-Digest", f"sha-256=:{checksum}:")
         if fault == "cut_chunked":
@@ -374,7 +347,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wait_for_client()
         elif fault == "delay":
             self.write(part)
-            self.server.owner.closing.wait(0.02)
+            self.owner.closing.wait(0.02)
             self.write(body[len(part) :])
         elif fault == "corrupt" and body:
             place = chance.randrange(len(body))
@@ -386,11 +359,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_plain(self, status: int, headers: dict[str, str] | None = None) -> None:
         """A response without a body."""
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self.reply(status, b"", headers)
 
     def write(self, data: bytes) -> None:
         """Send bytes to a client that may be gone."""
@@ -411,8 +380,8 @@ class Handler(BaseHTTPRequestHandler):
     def wait_for_client(self, readable: bool = True) -> None:
         """Send nothing more until the client goes away. Not `readable`: it is not read, either."""
         self.close_connection = True
-        deadline = time.monotonic() + self.server.owner.stall_s
-        while time.monotonic() < deadline and not self.server.owner.closing.is_set():
+        deadline = time.monotonic() + self.owner.stall_s
+        while time.monotonic() < deadline and not self.owner.closing.is_set():
             if readable and select.select([self.connection], [], [], 0.05)[0]:
                 return
-            self.server.owner.closing.wait(0.05)
+            self.owner.closing.wait(0.05)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 from pyftpdlib.authorizers import DummyAuthorizer  # type: ignore[import-untyped]
 from pyftpdlib.handlers import DTPHandler, FTPHandler  # type: ignore[import-untyped]
@@ -14,6 +15,8 @@ from pyftpdlib.servers import FTPServer  # type: ignore[import-untyped]
 
 USER = "ann"
 PASSWORD = "ann's p@ss/word"
+WHO = f"{USER}:{quote(PASSWORD, safe='')}"
+"""Both, as in URLs."""
 
 
 class FtpServer:

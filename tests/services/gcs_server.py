@@ -14,13 +14,13 @@ import json
 import re
 import threading
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import google_crc32c
 
 from tesazure.access import Endpoints
+from tests.services.loopback_http import LoopbackHttp, QuietHandler
 
 TOKEN = "ya29.a-token-for-tests"
 _OBJECT = re.compile(r"(?:/download)?/storage/v1/b/([^/]+)/o/([^/]+)")
@@ -72,7 +72,7 @@ class Session:
         self.content = b""
 
 
-class GcsServer:
+class GcsServer(LoopbackHttp):
     """The service, as a context manager.
 
     Buckets that begin with `public-` are readable for all. `page`: the most entries of a list's
@@ -82,6 +82,7 @@ class GcsServer:
     """
 
     def __init__(self) -> None:
+        super().__init__(_Handler)
         self.buckets: dict[str, dict[str, Held]] = {}
         self.sessions: dict[str, Session] = {}
         self.page = 1000
@@ -91,23 +92,6 @@ class GcsServer:
         self.asked: list[str] = []
         self.lock = threading.Lock()
         self.generations = itertools.count(1_700_000_000_000_001)
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.owner = self
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(10)
-
-    @property
-    def origin(self) -> str:
-        """Scheme, host and port."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def endpoints(self) -> Endpoints:
@@ -126,26 +110,14 @@ class GcsServer:
         return held
 
 
-class _Server(ThreadingHTTPServer):
-    owner: GcsServer
-    daemon_threads = True
-
-    def handle_error(self, *_: Any) -> None:
-        """Clients that go away are part of the tests."""
-
-
 class _Refused(Exception):
     def __init__(self, status: int, reason: str) -> None:
         self.status = status
         self.reason = reason
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing."""
+class _Handler(QuietHandler):
+    owner: GcsServer
 
     def handle_one_request(self) -> None:
         with contextlib.suppress(ConnectionError, TimeoutError):
@@ -153,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer_all(self) -> None:
         parts = urlsplit(self.path)
-        owner = self.server.owner
+        owner = self.owner
         query = dict(parse_qsl(parts.query))
         owner.asked.append(f"{self.command} {self.path}")
         try:
@@ -198,23 +170,30 @@ class _Handler(BaseHTTPRequestHandler):
         if given not in (None, f"Bearer {TOKEN}"):
             self._read()
             raise _Refused(401, "authError")
-        if bucket not in self.server.owner.buckets:
+        if bucket not in self.owner.buckets:
             self._read()
             raise _Refused(404, "notFound")
         if bucket.startswith("closed-"):
             self._read()
             raise _Refused(403, "forbidden")
-        return self.server.owner.buckets[bucket]
+        return self.owner.buckets[bucket]
 
     def _list(self, objects: Mapping[str, Held], query: Mapping[str, str]) -> None:
+        prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
         names = sorted(
-            (n for n in objects if n.startswith(query.get("prefix", ""))), key=str.encode
+            {_cut(n, len(prefix), delimiter) for n in objects if n.startswith(prefix)},
+            key=str.encode,
         )
         after = base64.b64decode(query.get("pageToken", "")).decode()
         rest = [name for name in names if name.encode() > after.encode()]
-        size = min(self.server.owner.page, int(query.get("maxResults", 1000)))
-        items = [{"name": n, "size": str(len(objects[n].content))} for n in rest[:size]]
+        size = min(self.owner.page, int(query.get("maxResults", 1000)))
+        cut = [n for n in rest[:size] if delimiter and n.endswith(delimiter)]
+        items = [
+            {"name": n, "size": str(len(objects[n].content))} for n in rest[:size] if n not in cut
+        ]
         answer: dict[str, object] = {"items": items} if items else {}
+        if cut:
+            answer["prefixes"] = cut
         if len(rest) > size:
             answer["nextPageToken"] = base64.b64encode(rest[size - 1].encode()).decode()
         self._send_json(answer)
@@ -239,29 +218,33 @@ class _Handler(BaseHTTPRequestHandler):
         if found := _RANGE.fullmatch(self.headers.get("Range", "")):
             start = int(found[1])
             if start >= len(content):
-                self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
+                self.reply(416, b"", {"Content-Range": f"bytes */{len(content)}"})
                 return
             content = content[start : int(found[2]) + 1 if found[2] else None]
             headers["Content-Range"] = f"bytes {start}-{start + len(content) - 1}/" + str(
                 len(held.content)
             )
             status = 206
-        if self.server.owner.corrupts and content:
+        if self.owner.corrupts and content:
             content = bytes([content[0] ^ 1]) + content[1:]
         self.send_response(status)
         for line in hashes:  # one header each
             self.send_header("x-goog-hash", line)
-        self._finish(content, {**headers, "Content-Type": held.content_type})
+        headers |= {"Content-Type": held.content_type, "Content-Length": str(len(content))}
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
 
     def _upload(self, objects: dict[str, Held], bucket: str, query: Mapping[str, str]) -> None:
         body = self._read()
-        owner = self.server.owner
+        owner = self.owner
         if query["uploadType"] == "resumable":
             upload_id = f"secret-session-{len(owner.sessions)}"
             owner.sessions[upload_id] = Session(bucket, json.loads(body))
             path = f"/upload/storage/v1/b/{bucket}/o"
             where = f"{owner.origin}{path}?uploadType=resumable&upload_id={upload_id}"
-            self._send(200, b"", {"Location": where})
+            self.reply(200, b"", {"Location": where})
             return
         boundary = self.headers.get_param("boundary")
         _, described, content, end = body.split(f"--{boundary}".encode(), 3)
@@ -271,14 +254,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._store(bucket, parsed, content.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n"))
 
     def _resume(self, upload_id: str) -> None:
-        owner = self.server.owner
+        owner = self.owner
         session = owner.sessions.get(upload_id)
         if session is None:
             self._read()
             raise _Refused(404, "notFound")
         if self.command == "DELETE":
             del owner.sessions[upload_id]
-            self._send(499, b"", {})
+            self.reply(499, reason="Client Closed Request")
             return
         found = _CONTENT_RANGE.fullmatch(self.headers["Content-Range"])
         assert found
@@ -289,14 +272,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._take(session)
         if found[2] == "*" or len(session.content) < int(found[2]):
             kept = {"Range": f"bytes=0-{len(session.content) - 1}"} if session.content else {}
-            self._send(308, b"", kept)
+            self.reply(308, b"", kept)
             return
         del owner.sessions[upload_id]
         self._store(session.bucket, session.described, session.content)
 
     def _take(self, session: Session) -> None:
         """Take the body in; no more than up to the next cut, in whole units of 256 KiB."""
-        owner = self.server.owner
+        owner = self.owner
         length = int(self.headers["Content-Length"])
         cut = owner.cuts.pop(0) if owner.cuts else None
         if cut is None or cut >= length:
@@ -308,7 +291,7 @@ class _Handler(BaseHTTPRequestHandler):
         raise ConnectionError
 
     def _store(self, bucket: str, described: Mapping[str, str], content: bytes) -> None:
-        owner = self.server.owner
+        owner = self.owner
         with owner.lock:
             held = Held(content, next(owner.generations))
             right = {"md5Hash": held.md5, "crc32c": held.crc32c}
@@ -327,15 +310,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_json(self, document: Mapping[str, object], status: int = 200) -> None:
         kind = {"Content-Type": "application/json; charset=UTF-8"}
-        self._send(status, json.dumps(document).encode(), kind)
+        self.reply(status, json.dumps(document).encode(), kind)
 
-    def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        self.send_response(status, "Client Closed Request" if status == 499 else None)
-        self._finish(body, headers)
 
-    def _finish(self, body: bytes, headers: Mapping[str, str]) -> None:
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+def _cut(name: str, start: int, delimiter: str) -> str:
+    """A name up to the first delimiter behind the prefix ("Objects: list", `delimiter`)."""
+    end = name.find(delimiter, start) if delimiter else -1
+    return name if end < 0 else name[: end + len(delimiter)]

@@ -3,58 +3,29 @@
 from __future__ import annotations
 
 import base64
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
 from urllib.parse import parse_qs, urlsplit
+
+from tests.services.loopback_http import LoopbackHttp, QuietHandler
 
 MARKER = "<AuthenticationErrorDetail>"
 
 
-class LockedHttp:
+class LockedHttp(LoopbackHttp):
     """Objects on loopback, as a context manager. A path in `signatures` wants `?sig=` with that
     value, one in `passwords` wants Basic authentication with that `user:password`. Whoever brings
     another one is refused as Azure refuses: in words that hold what was brought."""
 
     def __init__(self) -> None:
+        super().__init__(_Handler)
         self.objects: dict[str, bytes] = {}
         self.signatures: dict[str, str] = {}
         self.passwords: dict[str, str] = {}
         self.refused: list[str] = []
         """Paths for which something wrong was brought."""
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.owner = self
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(10)
-
-    @property
-    def host(self) -> str:
-        """Host and port."""
-        return f"127.0.0.1:{self._server.server_address[1]}"
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Handler(QuietHandler):
     owner: LockedHttp
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away is no news."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """Silent."""
 
     def do_HEAD(self) -> None:
         """Size of an object."""
@@ -68,14 +39,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Take an object."""
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         if path := self._admitted():
-            self.server.owner.objects[path] = body
+            self.owner.objects[path] = body
             self._answer(201, b"")
 
     def _give(self) -> None:
         path = self._admitted()
         if path is None:
             return
-        whole = self.server.owner.objects.get(path)
+        whole = self.owner.objects.get(path)
         if whole is None:
             self._answer(404, b"<Error><Code>BlobNotFound</Code></Error>")
             return
@@ -89,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _admitted(self) -> str | None:
         """The path, if what is brought opens it; else the refusal has been sent."""
-        owner, parts = self.server.owner, urlsplit(self.path)
+        owner, parts = self.owner, urlsplit(self.path)
         signature = parse_qs(parts.query).get("sig", [""])[0]
         brought = self.headers.get("Authorization", "")
         wanted = base64.b64encode(owner.passwords.get(parts.path, "").encode()).decode()
@@ -102,16 +73,10 @@ class _Handler(BaseHTTPRequestHandler):
         return parts.path
 
     def _refuse(self, path: str, status: int, brought: str) -> None:
-        self.server.owner.refused.append(path)
+        self.owner.refused.append(path)
         said = f"<Error><Code>AuthenticationFailed {brought}</Code>{MARKER}{brought}</Error>"
         self._answer(status, said.encode(), {"x-ms-error-code": "AuthenticationFailed"})
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status, f"said {self.path}" if status == 403 else None)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("ETag", '"1"')
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        reason = f"said {self.path}" if status == 403 else None
+        self.reply(status, body, {"ETag": '"1"', **(headers or {})}, reason)

@@ -10,9 +10,9 @@ import gzip
 import hashlib
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Self
+
+from tests.services.loopback_http import LoopbackHttp, QuietHandler
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG = "application/vnd.docker.container.image.v1+json"
@@ -24,13 +24,14 @@ _PIECE = 16 * 1024
 _PAUSE_S = 0.25
 
 
-class Registry:
+class Registry(LoopbackHttp):
     """As a context manager. Repositories by name: `missing/…` is not there, `private/…` is refused,
     `flaky/…` ends the first connection without an answer, `slow/…` sends its layer in small pieces
     until `go_on` is set; any other one is well."""
 
     def __init__(self, layer: Path, *, closed: bool = False) -> None:
         """`layer`: tar file of the image's only layer. A `closed` one is for `USER` alone."""
+        super().__init__(_Handler)
         self._closed = closed
         content = layer.read_bytes()
         packed = gzip.compress(content, 1)
@@ -55,37 +56,12 @@ class Registry:
         self.go_on = threading.Event()
         self.asked: list[str] = []
         """Paths of all requests."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self.host = f"127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.go_on.set()
-        self._server.shutdown()
-        self._server.server_close()
+        super().__exit__()
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        registry = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                registry.answer(self)
-
-            def do_HEAD(self) -> None:
-                registry.answer(self)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                """Say nothing."""
-
-        return Handler
-
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
+    def answer(self, request: QuietHandler) -> None:
         """Answer a GET or HEAD."""
         path = request.path
         seen = path in self.asked
@@ -112,13 +88,11 @@ class Registry:
             request.send_response(404)
             self._error(request, "MANIFEST_UNKNOWN", "manifest unknown")
 
-    def _error(self, request: BaseHTTPRequestHandler, code: str, message: str) -> None:
+    def _error(self, request: QuietHandler, code: str, message: str) -> None:
         body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
         self._body(request, "application/json", body)
 
-    def _body(
-        self, request: BaseHTTPRequestHandler, kind: str, body: bytes, *, slow: bool = False
-    ) -> None:
+    def _body(self, request: QuietHandler, kind: str, body: bytes, *, slow: bool = False) -> None:
         request.send_header("Content-Type", kind)
         request.send_header("Content-Length", str(len(body)))
         request.end_headers()
@@ -128,6 +102,16 @@ class Registry:
             request.wfile.write(body[start : start + _PIECE])
             if slow:
                 self.go_on.wait(_PAUSE_S)
+
+
+class _Handler(QuietHandler):
+    owner: Registry
+
+    def do_GET(self) -> None:
+        self.owner.answer(self)
+
+    def do_HEAD(self) -> None:
+        self.owner.answer(self)
 
 
 def _digest(data: bytes) -> str:

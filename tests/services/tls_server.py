@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
-import ssl
-import threading
 import time
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from tests.services import certificates
+from tests.services.loopback_http import LoopbackHttp, QuietHandler
 
 Trouble = Literal["closed", "silent"] | int
 """How a server fails: it closes each connection before TLS begins, it lets everybody wait, or it
@@ -46,7 +43,7 @@ class Request:
         return {name: values[0] for name, values in parse_qs(self.body.decode()).items()}
 
 
-class TlsServer:
+class TlsServer(LoopbackHttp):
     """Serves JSON over TLS on a port that the system chooses, with an authority of its own.
 
     A context manager. `asked` has the method and path of every request that was answered.
@@ -56,16 +53,12 @@ class TlsServer:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         made = certificates.make(directory, "127.0.0.1", "localhost")
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(made.certificate, made.key)
+        super().__init__(_Handler, made)
+        self.url = self.origin
         self.ca_bundle = str(made.authority)
         """PEM file of the authority that clients must trust."""
         self.asked: list[str] = []
         self._trouble: Trouble | None = None
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.owner = self
-        self.url = f"https://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
 
     def answer(self, request: Request) -> Any:
         """The JSON document to answer with status 200. Raises Refusal."""
@@ -74,24 +67,20 @@ class TlsServer:
     def down(self, trouble: Trouble = "closed") -> None:
         """Fail from now on, open connections included."""
         self._trouble = trouble
+        self.accepting = trouble != "closed"
 
     def up(self) -> None:
         """Answer again."""
         self._trouble = None
+        self.accepting = True
 
     def count(self, text: str) -> int:
         """How many requests had this text in their method and path."""
         return sum(text in each for each in list(self.asked))
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.up()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(10)
+        super().__exit__()
 
     def handle(self, handler: BaseHTTPRequestHandler) -> tuple[int, Any, Mapping[str, str]] | None:
         """Status, document and headers; None: close the connection without a word."""
@@ -109,29 +98,8 @@ class TlsServer:
             return refusal.status, refusal.document, refusal.headers
 
 
-class _Server(ThreadingHTTPServer):
+class _Handler(QuietHandler):
     owner: TlsServer
-    daemon_threads = True
-    # Waiting clients of a silent server must not keep a test from ending.
-    block_on_close = False
-    request_queue_size = 128
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """TLS in the connection's own thread: a slow handshake delays nobody."""
-        if self.owner._trouble == "closed":
-            return
-        request.settimeout(30)
-        request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with self.owner._context.wrap_socket(request, server_side=True) as secured:
-            super().finish_request(secured, client_address)
-
-    def handle_error(self, *_: Any) -> None:
-        """Clients that go away, or trust others, are part of the tests."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         self._respond()
@@ -143,20 +111,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._respond()
 
     def _respond(self) -> None:
-        found = self.server.owner.handle(self)
+        found = self.owner.handle(self)
         if found is None:
             self.close_connection = True
             return
         status, document, headers = found
-        body = json.dumps(document).encode()
-        with contextlib.suppress(ConnectionError):
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json; charset=utf-8")
-            self.send_header("Content-Length", str(len(body)))
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """Nothing: tests have their own words."""
+        kind = {"Content-Type": "application/json; charset=utf-8"}
+        self.reply(status, json.dumps(document).encode(), kind | dict(headers))

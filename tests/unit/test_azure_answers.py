@@ -7,8 +7,8 @@ import contextlib
 import pytest
 
 from tesazure.access import Endpoints
-from tesazure.errors import PermissionDenied, StorageError, StorageNotFound
-from tesazure.storage.azure_answers import accept
+from tesazure.errors import PermissionDenied, StorageError, StorageNotFound, StorageUnavailable
+from tesazure.storage.azure_answers import about, accept
 from tesazure.storage.azure_urls import BlobUrl
 from tesazure.storage.blob import BlobStorage, block_size
 from tesazure.storage.parts import PART
@@ -127,3 +127,17 @@ def test_a_list_without_end_is_given_up() -> None:
         storage = BlobStorage(transport, Endpoints(blob=server.url("/acc")))
         with pytest.raises(StorageError, match="longer than any list of Azure's"):
             list(storage.list("az://con/"))
+
+
+@pytest.mark.parametrize(
+    ("said", "more"),
+    [
+        ("cannot resolve acc.blob.core.windows.net", "; there is no storage account of this name"),
+        ("no connection within the time limit", ""),
+    ],
+)
+def test_an_account_without_address_does_not_exist(said: str, more: str) -> None:
+    with pytest.raises(StorageUnavailable) as caught, about(f"{URL}?{GOOD}"):
+        raise StorageUnavailable(said)
+    assert str(caught.value).startswith(f"{URL}: {said}{more}")
+    assert bool(more) == str(caught.value).endswith("cannot be asked for")

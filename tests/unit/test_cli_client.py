@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import cast
 
 import pytest
 
-from tesazure.cli import show, watch
+from tesazure.cli import show, streams, watch
 from tesazure.cli.client import TesClient, root_of
 from tesazure.cli.exits import Code, Failure
 from tesazure.cli.tasks import split
 from tesazure.model import State
 from tesazure.settings import Client
+from tests.services.loopback_http import LoopbackHttp, QuietHandler
 
 Answer = tuple[int, str, bytes]
 """Status, content type, body."""
@@ -26,31 +26,21 @@ Answer = tuple[int, str, bytes]
 def answering(answer: Callable[[str, Message], Answer]) -> Iterator[TesClient]:
     """A client of a server that answers each GET by a function of its path and headers."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             status, kind, body = answer(self.path, self.headers)
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.reply(status, body, {"Content-Type": kind})
 
-        do_POST = do_GET  # noqa: N815 - the base class wants this name
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    client = TesClient(Client(server=f"127.0.0.1:{server.server_address[1]}", token="sesame"))
-    try:
-        yield client
-    finally:
-        client.close()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with LoopbackHttp(Handler) as server:
+        client = TesClient(Client(server=server.host, token="sesame"))
+        try:
+            yield client
+        finally:
+            client.close()
 
 
 def refused(client: TesClient) -> Failure:
@@ -126,6 +116,36 @@ def test_answers_become_one_clear_failure(status: int, body: object, code: Code,
         failure = refused(client)
     assert failure.code == code
     assert said in "\n".join([str(failure), *failure.details])
+
+
+@pytest.mark.parametrize("attempt", [None, 1])
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"state": "RUNNING", "logs": [{"logs": [{"exit_code": 0}]}]},
+        {"state": "RUNNING", "logs": [{"logs": [{}]}, {}]},
+        {"state": "CANCELED", "logs": [{"logs": [{}]}]},
+    ],
+)
+def test_a_log_that_the_server_cuts_short_is_read_on(
+    capsysbinary: pytest.CaptureFixture[bytes], attempt: int | None, end: dict[str, object]
+) -> None:
+    """As when the token ends that a stream was begun with."""
+    if attempt is None and len(cast("list[object]", end["logs"])) > 1:
+        end = end | {"state": "COMPLETE"}
+    words = {"": b"one", "bytes=3-": b"two", "bytes=6-": b"three"}
+    task = {"state": "RUNNING", "executors": [{}]}
+    documents = iter([{}, {}, {"logs": [{"logs": []}]}, end])
+
+    def answer(path: str, headers: Message) -> Answer:
+        if path.startswith("/api/"):
+            assert ("attempt=1" in path) is (attempt is not None)
+            return 200, "text/plain", words.pop(headers["Range"] or "")
+        return 200, "application/json", json.dumps(task | next(documents)).encode()
+
+    with answering(answer) as client:
+        streams.show(client, "t", streams.Choice(0, ("stdout",), attempt), follow=True)
+    assert capsysbinary.readouterr().out == b"onetwothree"
 
 
 def test_nobody_there_is_said_with_the_remedy() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import platform
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -15,6 +19,28 @@ from tesazure.cli.logins import Login, Logins
 from tesazure.settings import Client
 
 SERVER = "https://tes.example.org"
+
+
+WITHOUT_LOCKS = """
+import ctypes, struct, sys
+from pathlib import Path
+from tesazure.cli.logins import Login, Logins
+
+# seccomp: load the number of the call; if it is flock's it fails so, any other is allowed.
+number, answer = map(int, sys.argv[2:])
+rules = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (6, 0, 0, 0x50000 | answer), (6, 0, 0, 0x7FFF0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *rule) for rule in rules))
+program = ctypes.create_string_buffer(struct.pack("HP", len(rules), ctypes.addressof(code)))
+prctl = ctypes.CDLL(None, use_errno=True).prctl
+prctl.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 4]
+assert prctl(38, 1, None, None, None) == 0  # PR_SET_NO_NEW_PRIVS
+assert prctl(22, 2, ctypes.addressof(program), None, None) == 0  # PR_SET_SECCOMP, a filter
+logins = Logins(Path(sys.argv[1]))
+with logins.alone("s"):
+    logins.keep(Login(server="s", token="hidden", name="ann"))
+print(logins.of("s").token)
+"""
+"""Keeps a login while each flock fails with one errno."""
 
 
 @pytest.fixture
@@ -93,17 +119,54 @@ def test_changes_wait_for_each_other(logins: Logins) -> None:
 
     def second() -> None:
         inside.wait(10)
-        with logins.alone():
+        with logins.alone(SERVER):
             order.append("second")
 
     thread = threading.Thread(target=second)
     thread.start()
-    with logins.alone():
+    with logins.alone(SERVER):
         inside.set()
         thread.join(0.2)
         order.append("first")
     thread.join(10)
     assert order == ["first", "second"]
+
+
+def test_another_servers_login_is_not_waited_for(logins: Logins) -> None:
+    with logins.alone(SERVER), logins.alone("http://other:1"):
+        logins.keep(login())
+
+
+def test_one_that_is_never_let_go_is_named(tmp_path: Path) -> None:
+    directory = tmp_path / "logins"
+    with Logins(directory).alone(SERVER):
+        (lock,) = directory.glob("*.lock")
+        with (
+            pytest.raises(Failure, match="another process has held") as caught,
+            Logins(directory, patience_s=0.1).alone(SERVER),
+        ):
+            pass
+    assert str(lock) in str(caught.value)
+    with Logins(directory, patience_s=0.1).alone(SERVER):
+        pass
+
+
+@pytest.mark.parametrize("answer", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_without_locks_is_used_all_the_same(tmp_path: Path, answer: int) -> None:
+    number = {"x86_64": 73, "aarch64": 32}.get(platform.machine())
+    if number is None:
+        pytest.skip("the number of flock is not known here")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_LOCKS, str(tmp_path), str(number), str(answer)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if answer == errno.EIO:
+        assert done.stderr.splitlines()[-1].endswith(".lock: Input/output error")
+    else:
+        assert (done.stdout, done.stderr) == ("hidden\n", "")
 
 
 def test_where_they_lie(tmp_path: Path) -> None:

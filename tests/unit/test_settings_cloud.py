@@ -125,7 +125,11 @@ def test_tasks_run_in_batch_where_there_is_an_account(
         {"api_tokens": "true", "task_access_restrictions": "per-user"},
         {"aad_audience": "kept-while-it-is-off"},
         {"private_docker_registry_url": "http://r.example.org:5000/"},
-        {"cromwell_storage_container_name": "cromwell-1"},
+        {
+            "storage_account_name": "acct",
+            "cromwell_storage_container_name": "cromwell-1",
+            "cromwell_map_shared_global": "true",
+        },
         {"filetransfer_container_image": "r.example.org/tesazure/runner:1"},
     ],
 )
@@ -138,8 +142,8 @@ def test_what_works(given: dict[str, str]) -> None:
     [
         ({"aad_verify": "True", "aad_tenant_id": "t"}, "AAD_AUDIENCE: is missing; with AAD_VERIFY"),
         ({"aad_verify": "True", "aad_audience": "a"}, "AAD_TENANT_ID: is missing; with AAD_VERIFY"),
-        ({"aad_tenant_id": "common"}, "AAD_TENANT_ID: common is no tenant; give its id"),
-        ({"aad_tenant_id": "a b"}, "AAD_TENANT_ID: a b is no tenant"),
+        ({"aad_tenant_id": "common"}, "AAD_TENANT_ID: entry 1 is no tenant; give its id"),
+        ({"aad_tenant_id": "a b"}, "AAD_TENANT_ID: entry 1 is no tenant"),
         ({"aad_authority": "http://login.org"}, "AAD_AUTHORITY: must be a URL such as https://"),
         ({"aad_authority": "https://login.org/t"}, "AAD_AUTHORITY: must hold no path"),
         ({"aad_issuer": "id.org"}, "AAD_ISSUER: must be a URL such as https://"),
@@ -159,7 +163,15 @@ def test_what_works(given: dict[str, str]) -> None:
         ({**BATCH, "batch_account_url": "http://x"}, "BATCH_ACCOUNT_URL: must be a URL such as"),
         ({**BATCH, "batch_account_key": PLANTED}, "BATCH_ACCOUNT_KEY: must be base64"),
         ({"batch_account_key": KEY}, "BATCH_ACCOUNT_KEY: is a key of which account?"),
-        ({"cromwell_storage_container_name": "a--b"}, "CROMWELL_STORAGE_CONTAINER_NAME: must be"),
+        (
+            {"storage_account_name": "acct", "cromwell_storage_container_name": "a--b"},
+            "CROMWELL_STORAGE_CONTAINER_NAME: must be",
+        ),
+        (
+            {"cromwell_storage_container_name": "cromwell"},
+            "CROMWELL_STORAGE_CONTAINER_NAME: is a container of which account?",
+        ),
+        ({"cromwell_map_shared_global": "true"}, "CROMWELL_MAP_SHARED_GLOBAL: to which container?"),
         (
             {"private_docker_registry_password": PLANTED},
             "PRIVATE_DOCKER_REGISTRY_URL: is missing; its user and password",
@@ -182,7 +194,7 @@ def test_what_works(given: dict[str, str]) -> None:
                 "azure_secret": PLANTED,
                 "azure_tenant": "t",
             },
-            "STORAGE_ENDPOINT_SUFFIX: core.chinacloudapi.cn belongs to another cloud than AZURE_",
+            "STORAGE_ENDPOINT_SUFFIX: belongs to another cloud than AZURE_",
         ),
     ],
 )
@@ -261,3 +273,19 @@ def test_a_file_holds_lists_as_arrays(tmp_path: Path) -> None:
     found = settings.load({}, config=config).settings
     assert found.aad_tenant_id == ("a.org", "b.org")
     assert found.aad_audience == ("one",)
+
+
+@pytest.mark.parametrize(
+    ("more", "warns"),
+    [
+        ({}, True),
+        ({"azure_client_id": "of-a-managed-identity"}, True),
+        ({"azure_client_id": "i", "azure_secret": PLANTED, "azure_tenant": "t"}, False),
+        ({"azure_identity": "none"}, False),
+        ({"task_network": "false"}, False),
+        (BATCH, False),
+    ],
+)
+def test_the_hosts_identity_is_for_tasks_too(more: dict[str, str], warns: bool) -> None:
+    warnings = load(**{"azure_identity": "default", **more}).warnings
+    assert ["169.254.169.254" in said for said in warnings] == [True] * warns

@@ -77,11 +77,11 @@ def test_what_works_is_taken(given: dict[str, object]) -> None:
         ({"storage_blob_endpoint": "https://x.org"}, "STORAGE_BLOB_ENDPOINT: belongs to which"),
         (
             {"storage_account_name": "acct", "storage_blob_endpoint": "http://127.0.0.1:1"},
-            "STORAGE_BLOB_ENDPOINT: such a host serves many accounts; write http://127.0.0.1:1/acct",
+            "STORAGE_BLOB_ENDPOINT: such a host serves many accounts; write http://host:port/account",
         ),
         (
             {"storage_account_name": "acct", "storage_blob_endpoint": "http://[::1]:1/other/"},
-            "STORAGE_BLOB_ENDPOINT: its path must be the account: http://[::1]:1/acct",
+            "STORAGE_BLOB_ENDPOINT: its path must be STORAGE_ACCOUNT_NAME: http://host/account",
         ),
         (
             {"storage_account_name": "acct", "storage_file_endpoint": "files.example.org"},
@@ -118,9 +118,9 @@ def test_what_works_is_taken(given: dict[str, object]) -> None:
         ({"s3_session_token": PLANTED}, "S3_SESSION_TOKEN: needs S3_ACCESS_KEY_ID and"),
         ({"gcs_endpoint_url": "ftp://x"}, "GCS_ENDPOINT_URL: must be a URL such as https://host"),
         ({"drs_tokens": f"a.org=x,{PLANTED}"}, "DRS_TOKENS: entry 2 must be host=token"),
-        ({"drs_tokens": "a.org="}, "DRS_TOKENS: entry 1 (a.org) must be host=token"),
+        ({"drs_tokens": "a.org="}, "DRS_TOKENS: entry 1 must be host=token"),
         ({"drs_tokens": f"https://a.org={PLANTED}"}, "DRS_TOKENS: entry 1 must be host=token"),
-        ({"ca_bundle": "no/such/file"}, "CA_BUNDLE: no/such/file: No such file or directory"),
+        ({"ca_bundle": "no/such/file"}, "CA_BUNDLE: No such file or directory"),
         ({"input_cache_gb": -1}, "APP_INPUT_CACHE_GB: must not be negative"),
     ],
 )
@@ -153,9 +153,8 @@ def test_files_are_looked_into(tmp_path: Path) -> None:
     def said(name: str, content: bytes) -> str:
         found = problems(**{name: file(content)})
         assert len(found) <= 1
-        assert not found or found[0].startswith(f"{name.upper()}: {tmp_path}/file ")
         assert PLANTED not in str(found)
-        return found[0].removeprefix(f"{name.upper()}: {tmp_path}/file ") if found else ""
+        return found[0].removeprefix(f"{name.upper()}: ") if found else ""
 
     account = json.dumps({"type": "service_account", "private_key": PLANTED}).encode()
     assert said("gcs_credentials_file", account) == ""

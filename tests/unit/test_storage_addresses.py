@@ -37,12 +37,6 @@ METADATA_NAMED = ("169.254.169.254", "fe80::1,169.254.169.254", "::ffff:169.254.
 
 
 @pytest.fixture
-def server() -> Iterator[FaultyHttp]:
-    with FaultyHttp() as running:
-        yield running
-
-
-@pytest.fixture
 def storage() -> Iterator[HttpStorage]:
     with opened() as transport:
         yield HttpStorage(transport)

@@ -8,13 +8,10 @@ import gzip
 import hashlib
 import os
 import shutil
-import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -27,17 +24,10 @@ from tesazure.errors import (
 )
 from tesazure.storage.http import HttpStorage
 from tesazure.storage.transport import Patience, Transport
+from tests.services.certificates import Certificate
 from tests.services.faulty_http import FAULTS, FaultyHttp, Handler
-
-HASTY = Patience(
-    attempts=8, connect_s=5, read_s=0.4, pause_s=0.005, longest_pause_s=0.02, retry_after_s=0.03
-)
-
-
-@pytest.fixture
-def server() -> Iterator[FaultyHttp]:
-    with FaultyHttp() as running:
-        yield running
+from tests.services.loopback_http import LoopbackHttp, QuietHandler
+from tests.unit.ranges import HASTY
 
 
 @pytest.fixture
@@ -333,30 +323,16 @@ def tls_server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         f" -addext subjectAltName=DNS:localhost -keyout {key} -out {certificate}"
     )
     subprocess.run(command.split(), check=True, capture_output=True, timeout=60)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), TlsHandler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield f"https://localhost:{server.server_port}/object", certificate
-    server.shutdown()
-    server.server_close()
-    thread.join(10)
+    made = Certificate(certificate, certificate, key)
+    with LoopbackHttp(TlsHandler, made) as server:
+        yield f"https://localhost:{server.port}/object", certificate
 
 
-class TlsHandler(BaseHTTPRequestHandler):
+class TlsHandler(QuietHandler):
     """Serves one byte."""
 
     def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "1")
-        self.end_headers()
-        self.wfile.write(b"x")
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        pass
+        self.reply(200, b"x")
 
 
 def test_a_certificate_that_nobody_vouches_for(

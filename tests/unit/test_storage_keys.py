@@ -7,7 +7,7 @@ import pytest
 from tesazure.errors import StorageError, UnsupportedUrl
 from tesazure.storage.base import Entry
 from tesazure.storage.content_types import content_type
-from tesazure.storage.keys import Place, entries, named, parse, parse_object
+from tesazure.storage.keys import Place, entries, parse, parse_object
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,3 @@ def test_a_marker_with_bytes_is_no_directory() -> None:
 )
 def test_content_types(name: str, kind: str) -> None:
     assert content_type(name) == kind
-
-
-def test_errors_begin_with_the_url() -> None:
-    with pytest.raises(UnsupportedUrl, match=r"^s3://bucket/key: why$"), named("s3://bucket/key?x"):
-        raise UnsupportedUrl("why")

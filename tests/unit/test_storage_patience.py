@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tesazure.errors import StorageUnavailable
-from tesazure.storage.patience import Again, Patience, pause_after, persist
+from tesazure.storage.patience import Again, Patience, Sparingly, pause_after, persist
 
 HASTY = Patience(attempts=4, pause_s=0, progress_bytes=1000)
 
@@ -41,3 +43,29 @@ def test_pauses_are_spread() -> None:
         pauses = [pause_after(patience, failures, told) for _ in range(200)]
         assert least <= min(pauses) < max(pauses) <= most
         assert max(pauses) - min(pauses) > (most - least) / 2
+
+
+def test_what_is_waited_for_is_said_once() -> None:
+    """And of many things that wait together, of the first one: others have to wait themselves."""
+    said: list[str] = []
+    patience = Patience(attempts=3, pause_s=0.001, say=Sparingly(said.append))
+    for what in ("GET one", "GET two"):
+        with pytest.raises(StorageUnavailable, match=what):
+            persist(patience, what, _broken)
+    [sentence] = said
+    assert re.fullmatch(r"GET one: HTTP 503; tried again in 0\.0 s", sentence)
+
+
+def test_nothing_is_said_of_what_is_not_wanted_any_more() -> None:
+    said: list[tuple[str, str]] = []
+
+    def stop(_: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        persist(Patience(say=lambda *words: said.append(words)), "GET one", _broken, stop)
+    assert said == []
+
+
+def _broken() -> None:
+    raise Again("HTTP 503")

@@ -35,12 +35,6 @@ HASTY = Patience(attempts=3, connect_s=5, read_s=0.4, pause_s=0.005, longest_pau
 
 
 @pytest.fixture
-def server() -> Iterator[FaultyHttp]:
-    with FaultyHttp() as running:
-        yield running
-
-
-@pytest.fixture
 def transport() -> Iterator[Transport]:
     with contextlib.closing(Transport(patience=HASTY)) as made:
         yield made

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tesazure.errors import UnsupportedUrl
-from tesazure.storage.urls import file_path, host_of, join, printable, redact, scheme_of
+from tesazure.storage.urls import file_path, host_of, join, named, printable, redact, scheme_of
 
 
 @pytest.mark.parametrize(
@@ -113,3 +113,9 @@ def test_schemes_and_hosts() -> None:
     for url in ("https://", "https:///x", "http://[::1", "http://h:port/", *wrong):
         with pytest.raises(UnsupportedUrl):
             host_of(url)
+
+
+@pytest.mark.parametrize("said", ["why", "s3://bucket/key: why"])
+def test_errors_name_the_url_once(said: str) -> None:
+    with pytest.raises(UnsupportedUrl, match=r"^s3://bucket/key: why$"), named("s3://bucket/key?x"):
+        raise UnsupportedUrl(said)

@@ -65,6 +65,15 @@ def test_what_lives_is_found_among_all_that_ever_lived(link: Link) -> None:
     assert "ix_tasks_retry" in str(_steps(link, reading._NEXT_RETRY))
 
 
+def test_a_callers_events_are_found_among_everybodys(link: Link) -> None:
+    for whose, statement in reading._EVENTS_OF.items():
+        [step] = _steps(link, statement)
+        wanted = {f"USING INDEX ix_events_{name} ({name}=? AND number>?)" for name in whose}
+        assert step.removeprefix("SEARCH events ") in wanted
+    [step] = _steps(link, reading._EVENTS)
+    assert "PRIMARY KEY" in step
+
+
 @pytest.mark.parametrize(
     ("query", "index"),
     [

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tesazure.callers import Role
@@ -82,6 +83,23 @@ async def test_a_token_is_its_users(desk: Desk) -> None:
     assert by_basic is not None
     assert by_basic.how == "basic"
     assert await desk.source.caller(secret, "bob") is None
+
+
+async def test_a_role_that_there_is_not_is_none_and_told_once(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    secrets = []
+    for names in (("Tasks.Gone",), ("Tasks.Gone", "Tasks.Read")):
+        secrets.append(await desk.made())
+        [made] = [each for each in await desk.ledger.all() if each.id in secrets[-1]]
+        await desk.ledger.revoke([made.id])
+        await desk.store.store.add_api_token(msgspec.structs.replace(made, roles=names))
+    for roles, secret in zip((set(), {Role.READ}), secrets, strict=True):
+        for _ in range(2):
+            caller = await desk.source.caller(secret)
+            assert caller is not None
+            assert caller.roles == roles
+    assert caplog.text.count("there is no role 'Tasks.Gone'") == 1
 
 
 async def test_what_is_no_token_is_nobodys(desk: Desk) -> None:

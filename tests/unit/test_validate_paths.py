@@ -67,6 +67,16 @@ def test_nothing_lies_below_a_file(file: dict[str, str]) -> None:
     assert errors(inputs=inputs) == {
         "inputs[0].path": "/a/x/y/z cannot lie below inputs[3].path, /a/x, which is a file"
     }
+    inputs = [upper, *given("/a/x/3", "/a/x/1", "/a/x/1/2", "/b", "/b/c", type="DIRECTORY")]
+    assert errors(inputs=[*inputs, {**upper, "path": "/c"}, *given("/c/d")]) == {
+        f"inputs[{i}].path": f"{path} cannot lie below inputs[{j}].path, {file}, which is a file"
+        for i, path, j, file in (
+            (1, "/a/x/3", 0, "/a/x"),
+            (2, "/a/x/1", 0, "/a/x"),
+            (3, "/a/x/1/2", 0, "/a/x"),
+            (7, "/c/d", 6, "/c"),
+        )
+    }
 
 
 def test_inputs_may_lie_below_a_directory() -> None:

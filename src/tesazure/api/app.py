@@ -22,6 +22,7 @@ from tesazure.api.routing import Routes
 from tesazure.api.streams import Streams
 from tesazure.api.submission import Submission
 from tesazure.api.tasks import Tasks
+from tesazure.api.workflows import Workflows
 
 
 class Application:
@@ -39,6 +40,7 @@ class Application:
                 *service_info.routes(parts),  # before tasks/{id}: tasks/service-info is no task
                 *Tasks(parts, V1_1, bodies, submission).routes(),
                 *Tasks(parts, V1_0, bodies, submission).routes(),
+                *Workflows(parts).routes(),
                 *Streams(parts, self._feed).routes(),
                 *Events(parts, self._feed).routes(),
                 *sign_in.routes(parts.gate),

@@ -39,15 +39,23 @@ class Audit:
         self, action: Literal["task.create", "task.cancel"], task_id: str, by: Request
     ) -> None:
         """Note what a request has done to a task."""
+        self._note(action, b'"task":"%b"' % task_id.encode("ascii"), by)
+
+    def note_workflow(self, workflow_id: str, tasks: int, by: Request) -> None:
+        """Note that a request has canceled so many tasks of a workflow, beside a line for each."""
+        what = b'"workflow":%b,"tasks":%d' % (_encode(workflow_id), tasks)
+        self._note("workflow.cancel", what, by)
+
+    def _note(self, action: str, what: bytes, by: Request) -> None:
         caller = caller_of(by)
         client = by.scope.get("client")
         self._lines.add(
-            b'{"time":"%b","level":"info","event":"audit","action":"%b","task":"%b","owner":%b,'
+            b'{"time":"%b","level":"info","event":"audit","action":"%b",%b,"owner":%b,'
             b'"caller":%b,"by":"%b","client":%b,"request_id":"%b"}'
             % (
                 timestamp(time.time()).encode("ascii"),
                 action.encode("ascii"),
-                task_id.encode("ascii"),
+                what,
                 _encode(caller.owner),
                 _encode(caller.name),
                 caller.how.encode("ascii"),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from types import TracebackType
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -27,22 +26,22 @@ class BodyReader:
         self._max_bytes = max_bytes
         self._room = Room(max(MAX_HELD_BYTES, max_bytes))
 
-    @contextlib.asynccontextmanager
-    async def read(self, request: Request) -> AsyncIterator[bytes]:
+    async def read(self, request: Request) -> HeldBody:
         """The whole body. A large one keeps its room until this is left: to be left only once what
         was made of it is on disk. Raises TooLarge as soon as that is known, ClientDisconnect, and
         HttpError 503 when no room was found."""
         declared = self._declared(request)
         body = bytearray()
-        more = await self._receive(request, body, SMALL_BYTES)
-        if not more:
-            yield bytes(body)
-            return
-        async with self._room.taken(self._max_bytes if declared is None else declared):
+        if not await self._receive(request, body, SMALL_BYTES):
+            return HeldBody(bytes(body), self._room, 0)
+        size = self._max_bytes if declared is None else declared
+        await self._room.take(size)
+        try:
             await self._receive(request, body, self._max_bytes)
-            whole = bytes(body)
-            body.clear()
-            yield whole
+            return HeldBody(bytes(body), self._room, size)
+        except BaseException:
+            self._room.give_back(size)
+            raise
 
     async def _receive(self, request: Request, body: bytearray, until: int) -> bool:
         """Add to `body` what comes, until it is whole or larger than that; whether there is more.
@@ -72,6 +71,29 @@ class BodyReader:
         return TooLarge([FieldError("", text)])
 
 
+class HeldBody:
+    """A body, and the room that it takes until this is left."""
+
+    __slots__ = ("_body", "_room", "_size")
+
+    def __init__(self, body: bytes, room: Room, size: int) -> None:
+        self._body = body
+        self._room = room
+        self._size = size
+
+    def __enter__(self) -> bytes:
+        return self._body
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._size:
+            self._room.give_back(self._size)
+
+
 class Room:
     """So many bytes, shared by those who need some of them for a while."""
 
@@ -80,10 +102,8 @@ class Room:
         self._taken = 0
         self._given_back = asyncio.Event()
 
-    @contextlib.asynccontextmanager
-    async def taken(self, size: int) -> AsyncIterator[None]:
-        """While this is open, `size` bytes are taken. Raises HttpError 503 when they could not be
-        had within ROOM_S."""
+    async def take(self, size: int) -> None:
+        """Take `size` bytes. Raises HttpError 503 when they could not be had within ROOM_S."""
         try:
             async with asyncio.timeout(ROOM_S):
                 while self._taken + size > self._most:
@@ -92,9 +112,9 @@ class Room:
             retry = ((b"retry-after", b"%d" % RETRY_AFTER_S),)
             raise HttpError(503, "busy", "too many large bodies at once", retry) from None
         self._taken += size
-        try:
-            yield
-        finally:
-            self._taken -= size
-            given_back, self._given_back = self._given_back, asyncio.Event()
-            given_back.set()
+
+    def give_back(self, size: int) -> None:
+        """Let others have what was taken."""
+        self._taken -= size
+        given_back, self._given_back = self._given_back, asyncio.Event()
+        given_back.set()

@@ -13,21 +13,22 @@ from urllib.parse import parse_qsl
 import msgspec
 from starlette.requests import Request
 
-from tesazure.api.admission import visibility_of
 from tesazure.api.feed import Feed
 from tesazure.api.ids import is_task_id
 from tesazure.api.parts import Parts
+from tesazure.api.renewal import Renewal
 from tesazure.api.replies import Headers, Reply, Route, Stream
 from tesazure.api.tasks import known_id, unknown
 from tesazure.api.views import timestamp
 from tesazure.callers import EVERYTHING, Visibility
 from tesazure.errors import FieldError, InvalidInput
 from tesazure.model import TERMINAL, State
-from tesazure.store.records import StateEvent, TaskBrief
+from tesazure.store.records import StateEvent
 
 HEARTBEAT_S = 15.0
 MAX_TASKS = 1000
 """Tasks that one stream may name."""
+_HEARTBEAT = b": still here\n\n"
 _PAGE = 1000
 _HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -43,6 +44,7 @@ class Events:
         self._store = parts.store
         self._clock = parts.clock
         self._closing = parts.closing
+        self._gate = parts.gate
         self._feed = feed
 
     def routes(self) -> list[Route]:
@@ -69,7 +71,8 @@ class Events:
     async def _stream(
         self, request: Request, query: dict[str, str], task_ids: tuple[str, ...]
     ) -> Reply | Stream:
-        last, visibility = _last_event_id(request, query), visibility_of(request)
+        last = _last_event_id(request, query)
+        renewal = Renewal(self._gate, self._closing, request)
         head = await self._store.last_event()
         begin = b"retry: 1000\n\n"
         if last is not None and last > head:
@@ -78,7 +81,7 @@ class Events:
             begin += b": events after %d are no longer kept; going on from %d\n\n" % (last, head)
             last = None
         number = head if last is None else last
-        entered = await self._entered(task_ids, number, visibility)
+        entered = await self._entered(task_ids, number, renewal.visibility)
         states = {task_id: at.state for task_id, at in entered.items()}
         if last is None:
             begin += b"".join(
@@ -89,7 +92,7 @@ class Events:
         elif states and TERMINAL.issuperset(states.values()):
             # 204 tells an EventSource not to come back (WHATWG HTML, section 9.2.3).
             return Reply(204, b"", [(b"cache-control", b"no-store")])
-        return Stream(200, self._events(begin, number, visibility, states), _HEADERS)
+        return Stream(200, self._events(begin, number, states, renewal), _HEADERS)
 
     async def _is_pruned(self, last: int) -> bool:
         """Whether events above `last` have been deleted, whoever's."""
@@ -101,10 +104,15 @@ class Events:
     ) -> dict[str, _Entered]:
         """The state of each task as of the event `number`, so that those above it go on from there;
         UNKNOWN where one of these will be the first to tell."""
-        briefs = [await self._brief(task_id, visibility) for task_id in task_ids]
+        if not task_ids:
+            return {}
+        briefs = await self._store.get_briefs([*filter(is_task_id, task_ids)], visibility)
+        for task_id in task_ids:
+            if task_id not in briefs:
+                raise unknown(task_id)
         now = self._clock()
         # Holds for tasks without events, which were read after this: so nothing has changed since.
-        entered = {brief.id: _Entered(brief.state, now) for brief in briefs}
+        entered = {task_id: _Entered(briefs[task_id].state, now) for task_id in task_ids}
         told: set[str] = set()
         for event in await self._kept(task_ids, visibility):
             if event.number <= number:
@@ -125,14 +133,8 @@ class Events:
                 break
         return events
 
-    async def _brief(self, task_id: str, visibility: Visibility) -> TaskBrief:
-        brief = await self._store.get_brief(task_id, visibility) if is_task_id(task_id) else None
-        if brief is None:
-            raise unknown(task_id)
-        return brief
-
     async def _events(
-        self, begin: bytes, number: int, visibility: Visibility, states: dict[str, State]
+        self, begin: bytes, number: int, states: dict[str, State], renewal: Renewal
     ) -> AsyncGenerator[bytes, None]:
         """`begin`, then the events above `number`; of the tasks in `states`, if any, until all of
         them have ended."""
@@ -143,7 +145,15 @@ class Events:
             while not self._closing.is_set():
                 if task_ids and TERMINAL.issuperset(states.values()):
                     return
-                events, number = await self._feed.after(number, visibility, task_ids)
+                refusal = await renewal.refusal()
+                if refusal:
+                    yield b": this stream ends: %b\n\n" % refusal.encode("ascii", "replace")
+                    return
+                if refusal is None:
+                    yield _HEARTBEAT
+                    written = time.monotonic()
+                    continue
+                events, number = await self._feed.after(number, renewal.visibility, task_ids)
                 quiet = time.monotonic() - written
                 if events:
                     yield b"".join(_encoded(e.number, e.task_id, e.state, e.time) for e in events)
@@ -152,7 +162,7 @@ class Events:
                         states.update((event.task_id, event.state) for event in events)
                     continue
                 if quiet >= HEARTBEAT_S:
-                    yield b": still here\n\n"
+                    yield _HEARTBEAT
                     written, quiet = time.monotonic(), 0.0
                 await self._feed.wait(number, HEARTBEAT_S - quiet)
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from tesazure import __version__
 from tesazure.api.flavour import V1_0, V1_1, Flavour
-from tesazure.api.pages import MAX_PAGE_SIZE
+from tesazure.api.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from tesazure.api.schemas import Schema, flag, ref, schemas, text, whole
+from tesazure.api.workflows import MOST
 from tesazure.callers import Role
 
 _ERRORS = {
@@ -39,10 +40,19 @@ def document() -> dict[str, Any]:
         "tags": [
             {"name": "TES 1.1", "description": "The standard."},
             {"name": "TES 1.0", "description": "The same tasks, for older clients."},
+            {"name": "Workflows", "description": "Tasks by the workflow they are part of."},
             {"name": "Streams", "description": "Whole logs and events as they happen."},
             {"name": "Operation", "description": "For those who run the server."},
         ],
-        "paths": _secured({**_standard(V1_1), **_standard(V1_0), **_streams(), **_operation()}),
+        "paths": _secured(
+            {
+                **_standard(V1_1),
+                **_standard(V1_0),
+                **_workflows(),
+                **_streams(),
+                **_operation(),
+            }
+        ),
         "components": {"schemas": schemas(), "securitySchemes": _SCHEMES},
     }
 
@@ -155,6 +165,58 @@ def _standard(flavour: Flavour) -> dict[str, Any]:
     }
 
 
+def _workflows() -> dict[str, Any]:
+    tag = {"tags": ["Workflows"]}
+    which = {
+        "name": "workflow",
+        "in": "path",
+        "required": True,
+        "schema": text("The workflow's id, percent-encoded."),
+    }
+    return {
+        "/api/v1/workflows": {
+            "get": {
+                **tag,
+                "operationId": "ListWorkflows",
+                "summary": "List workflows, the last begun first",
+                "description": "Those with a task that the caller sees.",
+                "parameters": [
+                    _page_size("Workflows"),
+                    _parameter("page_token", text("`next_page_token` of the page before.")),
+                ],
+                "responses": {
+                    "200": _reply("A page.", "ListWorkflowsResponse"),
+                    **_errors(400, 503),
+                },
+            }
+        },
+        "/api/v1/workflows/{workflow}": {
+            "get": {
+                **tag,
+                "operationId": "GetWorkflow",
+                "summary": "Look at a workflow",
+                "parameters": [which],
+                "responses": {"200": _reply("The workflow.", "Workflow"), **_errors(404, 503)},
+            }
+        },
+        "/api/v1/workflows/{workflow}:cancel": {
+            "post": {
+                **tag,
+                "operationId": "CancelWorkflow",
+                "summary": "End a workflow's tasks",
+                "description": "A request to cancel each of its tasks that has not ended and that"
+                f" the caller sees; the newest {MOST:,}, if there are more. What has ended stays."
+                " An engine that still runs may submit others.",
+                "parameters": [which],
+                "responses": {
+                    "200": _reply("Understood.", "CancelWorkflowResponse"),
+                    **_errors(404, 503),
+                },
+            }
+        },
+    }
+
+
 def _streams() -> dict[str, Any]:
     logs = "/api/v1/tasks/{id}/logs/{executor}"
     last = [
@@ -170,7 +232,8 @@ def _streams() -> dict[str, Any]:
         " Each event is named `state`, its id grows, and its data is a `StateChange`; a comment"
         " comes every 15 s when nothing else does. A client that comes back with the id of the last"
         " event it saw misses nothing for 7 days, as long as events are kept. Later a comment says"
-        " what is missing, and the stream goes on with the present states of the tasks named."
+        " what is missing, and the stream goes on with the present states of the tasks named. Where"
+        " callers sign in, a comment says why the stream ends once its caller may not begin it."
     )
     return {
         f"{logs}/stdout": {"get": _log_operation("stdout", "ReadStdout")},
@@ -209,7 +272,8 @@ def _log_operation(stream: str, operation: str) -> dict[str, Any]:
         "tags": ["Streams"],
         "summary": f"An executor's whole {stream}",
         "description": "With `follow`, what is written is sent as it comes, until the executor has"
-        " ended; a `Range` of `bytes=N-` then says where to begin (RFC 8673).",
+        " ended, or the caller may no longer read it; a `Range` of `bytes=N-` then says where to"
+        " begin (RFC 8673).",
         "parameters": [
             _task_id(),
             {"name": "executor", "in": "path", "required": True, "schema": executor},
@@ -308,14 +372,15 @@ def _list_parameters(flavour: Flavour) -> list[Schema]:
             "tag_value",
             {**strings, "description": "The tag's value, for each `tag_key` in turn; empty: any."},
         ),
-        _parameter(
-            "page_size",
-            whole(f"Tasks per page; more than {MAX_PAGE_SIZE} mean {MAX_PAGE_SIZE}.", minimum=1)
-            | {"default": 256},
-        ),
+        _page_size("Tasks"),
         _parameter("page_token", text("`next_page_token` of the page before; keeps its filters.")),
         _view(),
     ]
+
+
+def _page_size(what: str) -> Schema:
+    said = f"{what} per page; more than {MAX_PAGE_SIZE} mean {MAX_PAGE_SIZE}."
+    return _parameter("page_size", whole(said, minimum=1) | {"default": DEFAULT_PAGE_SIZE})
 
 
 def _view() -> Schema:

@@ -1,8 +1,9 @@
-"""Page tokens: opaque, carrying the place in the list and its filters.
+"""Page tokens: the place in the list and its filters, for clients to hand back as they came.
 
-A token is no secret and gives no right: it only narrows what its bearer may list anyway. Its digest
-is keyed with the installation's identity, which is in its database: any of its servers understands
-the token, also after a restart, and no other installation's token is taken for one of its own.
+A token is no secret, can be read and gives no right: it only narrows what its bearer may list
+anyway (docs/security.md says what it tells). Its digest is keyed with the installation's identity,
+which is in its database: any of its servers understands the token, also after a restart, and no
+other installation's token is taken for one of its own.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from tesazure.sealing import Seal
 from tesazure.settings import Settings
 from tesazure.signin.gate import Gate
 from tesazure.store.base import Store
+from tesazure.submitters.cromwell_paths import PathMapping
 
 
 class UrlCheck(Protocol):
@@ -28,8 +29,13 @@ class UrlCheck(Protocol):
         """Raises StorageError with the reason when no task may write to `url`."""
         ...
 
-    def checks_at_once(self, url: str) -> bool:
-        """Whether the two checks of `url` can be called in the event loop now: no file system that
+    def refused_mounts(self, wanted: Iterable[tuple[int, str, str]]) -> Mapping[int, Exception]:
+        """Of inputs of type DIRECTORY (index, URL, container path): which are to be mounted and
+        cannot be, with the reason."""
+        ...
+
+    def checks_at_once(self, urls: Iterable[str]) -> bool:
+        """Whether the two checks of `urls` can be called in the event loop now: no file system that
         may hang is asked."""
         ...
 
@@ -71,6 +77,8 @@ class Parts:
     """Who may call."""
     audit: Audit
     urls: UrlCheck
+    cromwell: PathMapping
+    """What URLs the paths of Cromwell's tasks mean."""
     seal: Seal
     """Seals what is secret in the URLs of a task that is to be stored."""
     pulse: Pulse | None

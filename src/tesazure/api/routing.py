@@ -37,4 +37,6 @@ class Routes:
 
 def _compiled(template: str) -> re.Pattern[str]:
     escaped = re.escape(template).replace(r"\{", "{").replace(r"\}", "}")
-    return re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/:]+)", escaped))
+    # The id of a workflow is whatever its engine calls it.
+    escaped = escaped.replace("{workflow}", "(?P<workflow>.+)")
+    return re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/:]+)", escaped), re.DOTALL)

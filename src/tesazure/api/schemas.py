@@ -305,10 +305,10 @@ def _ours() -> dict[str, Schema]:
         {
             "name": text("What."),
             "ok": flag("Whether it is well."),
-            "detail": text("What was seen."),
+            "detail": text("What was seen; for those who may read tasks, as is the remedy."),
             "remedy": text("What to do if it is not."),
         },
-        ("name", "ok", "detail"),
+        ("name", "ok"),
     )
     return {
         "Error": document(
@@ -332,11 +332,57 @@ def _ours() -> dict[str, Schema]:
             },
             ("required", "api_tokens"),
         ),
+        **_workflows(),
         "Health": document("The process answers.", {"status": text("ok")}, ("status",)),
         "StateChange": document(
             "The data of an event.",
             {"id": text("The task's id."), "state": ref("tesState"), "time": moment("When.")},
             ("id", "state", "time"),
+        ),
+    }
+
+
+def _workflows() -> dict[str, Schema]:
+    counts = mapping(whole("How many."), "Tasks in each state that there are any in.")
+    return {
+        "Workflow": document(
+            "The tasks of a workflow that the caller sees, together.",
+            {
+                "id": text("Its id: the tag `ms-submitter-workflow-id` of its tasks."),
+                "name": text("Its name; empty if unknown."),
+                "submitter": text("The engine that sent it; empty if unknown."),
+                "states": counts,
+                "first_activity": moment("When its first task was created."),
+                "last_activity": moment("When one of its tasks last changed its state."),
+                "estimated_cost_usd": {
+                    "type": ["string", "null"],
+                    "pattern": "^[0-9]+(\\.[0-9]+)?$",
+                    "description": "What all attempts are estimated to cost, also those of tasks"
+                    " whose records are gone; null where that is known of none.",
+                },
+            },
+            (
+                *("id", "name", "submitter", "states"),
+                *("first_activity", "last_activity", "estimated_cost_usd"),
+            ),
+        ),
+        "ListWorkflowsResponse": document(
+            "A page of workflows, the last begun first.",
+            {
+                "workflows": items(ref("Workflow"), "The workflows."),
+                "next_page_token": text("For the next page; absent on the last one."),
+            },
+            ("workflows",),
+        ),
+        "CancelWorkflowResponse": document(
+            "The tasks are to end.",
+            {
+                "id": text("The workflow's id."),
+                "changed": whole("Tasks that this request canceled."),
+                "more": flag("Whether tasks are left that it did not come to: ask again."),
+                "states": counts,
+            },
+            ("id", "changed", "more", "states"),
         ),
     }
 

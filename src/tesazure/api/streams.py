@@ -15,6 +15,7 @@ from tesazure.api.admission import visibility_of
 from tesazure.api.errors import HttpError
 from tesazure.api.feed import Feed
 from tesazure.api.parts import Parts
+from tesazure.api.renewal import Renewal
 from tesazure.api.replies import Headers, Reply, Route, Stream
 from tesazure.api.tasks import known_id, unknown
 from tesazure.backends.base import LogChunk
@@ -53,6 +54,7 @@ class Streams:
         self._store = parts.store
         self._backend = parts.backend
         self._closing = parts.closing
+        self._gate = parts.gate
         self._feed = feed
 
     def routes(self) -> list[Route]:
@@ -65,17 +67,19 @@ class Streams:
 
     async def stdout(self, request: Request) -> Reply | Stream:
         """What the executor wrote to standard output."""
-        return await self._stream(_asked(request, "stdout"))
+        return await self._stream(request, "stdout")
 
     async def stderr(self, request: Request) -> Reply | Stream:
         """What the executor wrote to standard error."""
-        return await self._stream(_asked(request, "stderr"))
+        return await self._stream(request, "stderr")
 
-    async def _stream(self, asked: _Asked) -> Stream:
+    async def _stream(self, request: Request, name: StreamName) -> Stream:
+        asked = _asked(request, name)
         number = await self._store.last_event() if asked.follow else 0
         record = await self._record(asked)
         if asked.follow:
-            return await self._live(asked, record, number)
+            renewal = Renewal(self._gate, self._closing, request)
+            return await self._live(asked, record, number, renewal)
         size = (await self._read(asked, record, 0, 0)).size
         span = _span(asked.range, size)
         headers = [*_HEADERS, (b"accept-ranges", b"bytes")]
@@ -102,7 +106,9 @@ class Streams:
             yield chunk.data
             offset += len(chunk.data)
 
-    async def _live(self, asked: _Asked, record: TaskRecord, number: int) -> Stream:
+    async def _live(
+        self, asked: _Asked, record: TaskRecord, number: int, renewal: Renewal
+    ) -> Stream:
         """The stream from its beginning, or from N with `Range: bytes=N-`, to the executor's end.
 
         What has not begun yet is waited for, unless it can no longer begin.
@@ -121,17 +127,22 @@ class Streams:
                 raise _unsatisfiable(size)
             headers.append((b"content-range", b"bytes %d-%d/*" % (start, _NO_END)))
         status = 200 if start is None else 206
-        chunks = self._following(asked, record, number, start or 0)
+        chunks = self._following(asked, record, number, start or 0, renewal)
         return Stream(status, chunks, headers)
 
     async def _following(
-        self, asked: _Asked, record: TaskRecord, number: int, offset: int
+        self, asked: _Asked, record: TaskRecord, number: int, offset: int, renewal: Renewal
     ) -> AsyncGenerator[bytes, None]:
         """`record` is as of the event `number` or newer; it is read again after each further one of
         the task, not for each look at the stream."""
         pause = _QUICK_S
         async with self._feed.listening():
             while not self._closing.is_set():
+                refusal = await renewal.refusal()
+                if refusal is None:
+                    continue
+                if refusal:  # just ends it: words of ours would pass for the executor's
+                    return
                 # Looked at before reading: once the attempt is over, nothing is written any more.
                 over = _is_over(asked, record)
                 ended = False

@@ -14,11 +14,13 @@ from tesazure.api.ids import new_task_id
 from tesazure.api.parts import Parts
 from tesazure.callers import Caller
 from tesazure.errors import FieldError, InvalidInput, StorageError
-from tesazure.model import Input, Output, Task
-from tesazure.plan import limits, runtime_limit
-from tesazure.secrecy import HIDDEN, cut, is_hidden
+from tesazure.model import FileType, Input, Output, Task
+from tesazure.plan import limits, normalise, runtime_limit
+from tesazure.secrecy import HIDDEN, cut, is_hidden, may_hold_secrets
 from tesazure.settings import LONGEST_RUNTIME_S
-from tesazure.store.records import NewTask, Reservation
+from tesazure.store.records import NewTask, Reservation, WorkflowName
+from tesazure.submitters import NAME, WORKFLOW_ID, WORKFLOW_NAME, recognise, tags_of
+from tesazure.submitters.cromwell_paths import mapped
 from tesazure.validate import parse_task
 
 _BOM = b"\xef\xbb\xbf"
@@ -42,6 +44,7 @@ class Submission:
         self._defaults = parts.defaults
         self._clock = parts.clock
         self._seal = parts.seal
+        self._mapping = parts.cromwell
         self._parameters = {
             key.lower(): key for key in parts.backend.capabilities.backend_parameters
         }
@@ -54,12 +57,13 @@ class Submission:
         503 when the file system that its URLs name does not answer."""
         if len(body) < _LARGE:
             task, notes = _parse(body)
-            if all(map(self._urls.checks_at_once, _urls(task))):
-                return self._new(task, notes, self._look(task), caller)
-            return self._new(task, notes, await self._look_patiently(task), caller)
+            meant = mapped(task, self._mapping)
+            if self._urls.checks_at_once(_urls(meant)):
+                return self._new(task, notes, self._look(meant), caller)
+            return self._new(task, notes, await self._look_patiently(meant), caller)
         async with self._large:
             task, notes = await asyncio.to_thread(_parse, body)
-        errors = await self._look_patiently(task)
+        errors = await self._look_patiently(mapped(task, self._mapping))
         async with self._large:
             return await asyncio.to_thread(self._new, task, notes, errors, caller)
 
@@ -68,12 +72,16 @@ class Submission:
     ) -> NewTask:
         now = self._clock()
         errors += self._take_parameters(task, notes)
-        errors += _hidden_errors(task)
+        whole: dict[str, str] = {}
+        if may_hold_secrets(task):
+            errors += _hidden_errors(task)
+            whole = cut(task)
         if errors:
             raise InvalidInput(errors)
+        if told := tags_of(recognise(task)):
+            task.tags = {**told, **(task.tags or {})}
         asked = limits(task, self._defaults)
         task_id = new_task_id(now)
-        whole = cut(task)
         return NewTask(
             id=task_id,
             document=_encode(task),
@@ -88,6 +96,7 @@ class Submission:
             notes=_bounded(notes),
             created=now,
             sealed=self._seal.close(task_id, whole) if whole else None,
+            workflow=_workflow(task.tags) if task.tags else None,
         )
 
     async def _look_patiently(self, task: Task) -> list[FieldError]:
@@ -108,6 +117,13 @@ class Submission:
                     self._urls.check_input(item.url)
                 except StorageError as error:
                     errors.append(FieldError(f"inputs[{i}].url", str(error)))
+        directories = [
+            (i, item.url, normalise(item.path))
+            for i, item in enumerate(task.inputs or ())
+            if item.type is FileType.DIRECTORY and item.url and not item.content
+        ]
+        for i, refused in self._urls.refused_mounts(directories).items():
+            errors.append(FieldError(f"inputs[{i}]", str(refused)))
         for i, output in enumerate(task.outputs or ()):
             try:
                 self._urls.check_output(output.url)
@@ -146,6 +162,14 @@ class Submission:
 
 def _parse(body: bytes) -> tuple[Task, list[str]]:
     return parse_task(body.removeprefix(_BOM))
+
+
+def _workflow(tags: dict[str, str | None]) -> WorkflowName | None:
+    """The workflow that a task's tags name, whether by the client or by what was recognised."""
+    named = tags.get(WORKFLOW_ID)
+    if not named:
+        return None
+    return WorkflowName(named, tags.get(WORKFLOW_NAME) or "", tags.get(NAME) or "")
 
 
 def _urls(task: Task) -> Iterator[str]:

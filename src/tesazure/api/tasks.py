@@ -57,7 +57,7 @@ class Tasks:
 
     async def create_task(self, request: Request) -> Reply:
         """CreateTask. Answers once the task is on disk. Any content type is taken as JSON."""
-        async with self._bodies.read(request) as body:
+        with await self._bodies.read(request) as body:
             task = await self._submission.accept(body, caller_of(request))
             await self._store.create(task)
         self._audit.note("task.create", task.id, request)
@@ -69,7 +69,7 @@ class Tasks:
         """GetTask."""
         task_id, visibility = known_id(request), visibility_of(request)
         query = request.scope["query_string"]
-        view = _VIEWS.get(query) or _view(dict(_parameters(query)))
+        view = _VIEWS.get(query) or _view(dict(parameters(query)))
         if view is View.MINIMAL:
             brief = await self._store.get_brief(task_id, visibility)
             if brief is None:
@@ -84,15 +84,15 @@ class Tasks:
 
     async def list_tasks(self, request: Request) -> Reply:
         """ListTasks."""
-        parameters = _parameters(request.scope["query_string"])
-        single = dict(parameters)
+        asked = parameters(request.scope["query_string"])
+        single = dict(asked)
         errors = _Collected()
-        size = errors.of(lambda: _page_size(single), 0)
+        size = errors.of(lambda: page_size(single), 0)
         view = errors.of(lambda: _view(single), View.MINIMAL)
         filters = pages.Filters(
             states=errors.of(lambda: self._states(single), ()),
             name_prefix=errors.of(lambda: _text("name_prefix", single.get("name_prefix", "")), ""),
-            tags=errors.of(lambda: _tags(parameters), ()),
+            tags=errors.of(lambda: _tags(asked), ()),
         )
         errors.check()
         visibility = visibility_of(request)
@@ -120,12 +120,13 @@ class Tasks:
     async def cancel_task(self, request: Request) -> Reply:
         """CancelTask: a request; the task is CANCELED once nothing of it runs any more."""
         task_id = known_id(request)
-        state = await self._store.request_cancel(task_id, visibility_of(request))
-        if state is None:
+        changed = await self._store.request_cancel(task_id, visibility_of(request))
+        if changed is None:
             raise unknown(task_id)
-        self._audit.note("task.cancel", task_id, request)
-        if self._pulse:
-            self._pulse.wake()
+        if changed:
+            self._audit.note("task.cancel", task_id, request)
+            if self._pulse:
+                self._pulse.wake()
         return tasks_json(b"{}")
 
     def _states(self, parameters: dict[str, str]) -> tuple[State, ...]:
@@ -202,7 +203,8 @@ def unknown(task_id: str) -> NotFound:
     return NotFound(f"there is no task {task_id[:100]}")
 
 
-def _parameters(query: bytes) -> list[tuple[str, str]]:
+def parameters(query: bytes) -> list[tuple[str, str]]:
+    """Names and values of a query, as given."""
     return parse_qsl(query.decode("latin-1"), keep_blank_values=True) if query else []
 
 
@@ -215,7 +217,8 @@ def _view(parameters: dict[str, str]) -> View:
         raise InvalidInput([FieldError("view", f"must be one of {allowed}")]) from None
 
 
-def _page_size(parameters: dict[str, str]) -> int:
+def page_size(parameters: dict[str, str]) -> int:
+    """How many items a page is to have. Raises InvalidInput."""
     given = parameters.get("page_size")
     if given is None:
         return DEFAULT_PAGE_SIZE

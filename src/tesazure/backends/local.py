@@ -84,6 +84,7 @@ class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
     ram_bytes: int = 0
     disk_bytes: int = 0
     allow_dirs: tuple[Path, ...] = ()
+    mount_dirs: tuple[Path, ...] = ()
     shared_global: str = ""
     """Directory that all tasks see as /tes-wd/shared-global; empty: one in the data directory."""
     allow_private: bool = True
@@ -271,6 +272,7 @@ class LocalBackend:
             engine=self.capabilities.engine,  # type: ignore[arg-type]  # one of its own names
             engine_host=self._engine_host,
             allow_dirs=tuple(str(path) for path in self._config.allow_dirs),
+            mount_dirs=tuple(map(str, self._config.mount_dirs)),
             shared_global=str(self._shared),
             hidden=self.data_dirs(),
             allow_private=self._config.allow_private,

@@ -27,7 +27,7 @@ Json = dict[str, Any]
 def root_of(server: str) -> str:
     """The server's root from what a user may give: host:port, a root, or the URL of the API. User
     and password are left out."""
-    text, _ = _split(server)
+    text, _ = split(server)
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Failure(
@@ -41,7 +41,7 @@ def root_of(server: str) -> str:
     return text
 
 
-def _split(server: str) -> tuple[str, str]:
+def split(server: str) -> tuple[str, str]:
     """A server's URL and the `user:password` in it; empty when it is no URL."""
     text = server.strip()
     try:
@@ -57,7 +57,7 @@ class TesClient:
     def __init__(self, client: Client, logins: Logins | None = None) -> None:
         """`logins`: where to look for a login at this server, if anywhere."""
         self.root = root_of(client.server)
-        _, userinfo = _split(client.server)
+        _, userinfo = split(client.server)
         self._credentials = choose(client, self.root, userinfo, logins)
         self.is_local = urlsplit(self.root).hostname in LOOPBACK
         self._http = httpx.Client(
@@ -100,6 +100,20 @@ class TesClient:
     def cancel(self, task_id: str) -> None:
         """Ask for a task to be canceled."""
         self._json("POST", f"{API}/tasks/{quote(task_id, safe='')}:cancel")
+
+    def workflows(self, token: str | None) -> Json:
+        """One page of the list of workflows."""
+        params = {"page_token": token} if token else {}
+        return self._json("GET", f"{EXTENSIONS}/workflows", params=params)
+
+    def workflow(self, workflow_id: str) -> Json:
+        """A workflow's counts."""
+        return self._json("GET", f"{EXTENSIONS}/workflows/{quote(workflow_id, safe='')}")
+
+    def cancel_workflow(self, workflow_id: str) -> Json:
+        """Ask for the tasks of a workflow to be canceled; what became of them."""
+        path = f"{EXTENSIONS}/workflows/{quote(workflow_id, safe='')}:cancel"
+        return self._json("POST", path)
 
     def sign_in(self) -> Json | None:
         """What the server says about signing in; None from one that says nothing of it."""

@@ -73,9 +73,12 @@ class SignedIn(Credentials):
         with self._lock:
             if self._is_good(refused):
                 return self._login.token
-            with self._logins.alone():
-                # Another process may have renewed it, or signed in as somebody else.
-                self._login = self._logins.of(self._login.server) or self._login
+            with self._logins.alone(self._login.server):
+                # Another process may have renewed it, or signed in as somebody else, or out.
+                found = self._logins.of(self._login.server)
+                if found is None:
+                    raise _ended(self._login, "signed out meanwhile")
+                self._login = found
                 if not self._is_good(refused):
                     self._renew()
             return self._login.token
@@ -103,7 +106,9 @@ class SignedIn(Credentials):
                 return
             raise
         self._login = with_tokens(login, tokens)
-        self._logins.keep(self._login)
+        # Somebody may have deleted the file by hand, whom no lock stops.
+        if self._logins.of(login.server) == login:
+            self._logins.keep(self._login)
 
 
 def with_tokens(login: Login, tokens: oidc.Tokens) -> Login:
@@ -117,19 +122,17 @@ def with_tokens(login: Login, tokens: oidc.Tokens) -> Login:
 
 
 def choose(client: Client, root: str, userinfo: str, logins: Logins | None) -> Credentials:
-    """The first there is of: the token given, the login at this server, `user:password` of the
-    server's URL. Raises Failure."""
+    """The first there is of: the token given, `user:password` of the server's URL, the login at
+    this server. Raises Failure."""
     if client.token:
         remedy = "the token of --token or TESAZURE_TOKEN is not good here, or no longer"
         return Fixed(f"Bearer {client.token}", remedy)
-    login = logins.of(root) if logins else None
-    if logins and login:
-        return SignedIn(logins, login)
     if userinfo:
         user, _, password = userinfo.partition(":")
         encoded = b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
         return Fixed(f"Basic {encoded}", "user or password in the server's URL are not good")
-    return Credentials()
+    login = logins.of(root) if logins else None
+    return SignedIn(logins, login) if logins and login else Credentials()
 
 
 def without_userinfo(url: str) -> tuple[str, str]:

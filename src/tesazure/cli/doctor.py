@@ -19,7 +19,7 @@ from tesazure.cli import show
 from tesazure.cli.client import Json, TesClient
 from tesazure.cli.exits import Code, Failure
 from tesazure.errors import ConfigurationError, StoreUnavailable
-from tesazure.settings import Settings
+from tesazure.settings import Effective, Settings
 
 if TYPE_CHECKING:
     from tesazure.compose import EngineName
@@ -37,9 +37,11 @@ class Finding(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
-def doctor(client: TesClient, settings: Settings, as_json: bool) -> int:
+def doctor(client: TesClient, effective: Effective, as_json: bool) -> int:
     """Print all findings; NOT_COMPLETE if one of them is bad."""
-    findings = [*local(settings), *server(client, settings)]
+    settings = effective.settings
+    warned = [Finding("settings", None, warning) for warning in effective.warnings]
+    findings = [*local(settings), *warned, *server(client, settings)]
     if as_json:
         show.as_json(findings)
     else:
@@ -89,12 +91,15 @@ def server(client: TesClient, settings: Settings) -> Iterator[Finding]:
 
 
 def _server_checks(body: Json) -> Iterator[Finding]:
+    """What the server found, which it tells in full to those who may read its tasks."""
     for check in body.get("checks") or []:
+        ok = bool(check.get("ok"))
+        remedy = "" if ok or "detail" in check else "sign in to see why: tesazure login, or --token"
         yield Finding(
             f"server: {check.get('name', '')}",
-            bool(check.get("ok")),
-            str(check.get("detail", "")),
-            str(check.get("remedy", "")),
+            ok,
+            str(check.get("detail", "well" if ok else "not well")),
+            str(check.get("remedy", remedy)),
         )
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
 from tesazure.cli.exits import Code, Failure
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS})
+"""What file systems without locks answer: some of networks."""
+_RETRY_S = 0.05
 
 
 class Login(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -36,8 +43,11 @@ class Login(msgspec.Struct, frozen=True, omit_defaults=True):
 class Logins:
     """The files of a directory, one for each server. Methods raise Failure when it is unusable."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, patience_s: float = 30.0) -> None:
+        """`patience_s`: how long another process may hold a lock, as it does while a provider
+        answers."""
         self._directory = directory
+        self._patience_s = patience_s
 
     def of(self, server: str) -> Login | None:
         """The login at a server's root URL."""
@@ -59,7 +69,8 @@ class Logins:
         return found if found.server == server else None
 
     def keep(self, login: Login) -> None:
-        """Keep a login in place of the one before: whole or not at all, for its user alone."""
+        """Keep a login in place of the one before: whole or not at all, for its user alone. Call
+        it `alone`."""
         file = self._file(login.server)
         with _failures(file):
             self._make()
@@ -76,7 +87,7 @@ class Logins:
                 raise
 
     def forget(self, server: str) -> bool:
-        """Delete the login at a server; whether there was one."""
+        """Delete the login at a server; whether there was one. Call it `alone`."""
         file = self._file(server)
         with _failures(file):
             try:
@@ -86,13 +97,16 @@ class Logins:
         return True
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """No other process changes a login meanwhile: a refresh token is good for one use."""
-        with _failures(self._directory):
+    def alone(self, server: str) -> Iterator[None]:
+        """No other process changes this server's login meanwhile: a refresh token is good for one
+        use. Where the file system knows no locks there is none."""
+        file = self._file(server).with_suffix(".lock")
+        with _failures(file):
             self._make()
-            lock = (self._directory / ".lock").open("ab")
+            lock = file.open("ab")
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            with _failures(file):
+                _lock(lock, self._patience_s, file)
             yield
 
     def _make(self) -> None:
@@ -100,6 +114,24 @@ class Logins:
 
     def _file(self, server: str) -> Path:
         return self._directory / f"{hashlib.sha256(server.encode()).hexdigest()[:32]}.json"
+
+
+def _lock(lock: IO[bytes], patience_s: float, file: Path) -> None:
+    """Raises Failure when another process does not let go, OSError."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                said = f"another process has held {file} for {patience_s:g} s"
+                raise Failure(Code.USAGE, said, "is a tesazure of yours stuck? end it") from None
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return
+            raise
+        time.sleep(_RETRY_S)
 
 
 @contextlib.contextmanager

@@ -95,7 +95,7 @@ def options(
         typer.Option(
             "--token",
             help="Token to send; better in TESAZURE_TOKEN: `ps` shows flags. Default: that, else"
-            " what `login` got, else user:password of the server's URL.",
+            " user:password of the server's URL, else what `login` got.",
         ),
     ] = None,
     _version: Annotated[
@@ -275,6 +275,9 @@ def list_(  # noqa: PLR0913 - each parameter is a flag
         Pairs,
         typer.Option(metavar="KEY[=VALUE]", help="Only tasks with this tag. Repeatable."),
     ] = None,
+    workflow: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only tasks of this workflow.")
+    ] = None,
     page_size: Annotated[int | None, typer.Option(min=1, max=2048, help="Tasks on a page.")] = None,
     page_token: Annotated[str | None, typer.Option(help="Go on after an earlier page.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="All pages.")] = False,
@@ -284,7 +287,7 @@ def list_(  # noqa: PLR0913 - each parameter is a flag
     """List tasks, newest first: a table, tab-separated lines off a terminal, or JSON."""
     from tesazure.cli import tasks
 
-    query = tasks.Query(state, name_prefix, tuple(tag or ()), page_size, view)
+    query = tasks.Query(state, name_prefix, tuple(tag or ()), workflow, page_size, view)
     tasks.list_tasks(
         _client(context), query, page_token=page_token, all_pages=all_, as_json=as_json
     )
@@ -306,11 +309,49 @@ def wait(
 
 
 @app.command()
-def cancel(context: typer.Context, task_ids: Ids, as_json: AsJson = False) -> None:
+def cancel(
+    context: typer.Context,
+    task_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="ID", help="Tasks, by id.")
+    ] = None,
+    workflow: Annotated[
+        str | None, typer.Option(metavar="ID", help="All tasks of this workflow, instead.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Cancel tasks; those that have ended stay as they are."""
-    from tesazure.cli import tasks
+    from tesazure.cli import tasks, workflows
 
-    tasks.cancel(_client(context), task_ids, as_json)
+    if bool(task_ids) == (workflow is not None):
+        raise Failure(Code.USAGE, "give ids of tasks, or --workflow")
+    if workflow is not None:
+        workflows.cancel(_client(context), workflow, as_json)
+    else:
+        tasks.cancel(_client(context), task_ids or [], as_json)
+
+
+@app.command()
+def workflows(
+    context: typer.Context,
+    workflow: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="Only this workflow.")
+    ] = None,
+    page_token: Annotated[str | None, typer.Option(help="Go on after an earlier page.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="All pages.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List workflows, the last begun first: how many tasks of each are in which state.
+
+    The tasks of one: tesazure list --workflow ID. An end to them: tesazure cancel --workflow ID.
+    """
+    from tesazure.cli import workflows
+
+    if workflow is not None:
+        workflows.get(_client(context), workflow, as_json)
+        return
+    workflows.list_workflows(
+        _client(context), page_token=page_token, all_pages=all_, as_json=as_json
+    )
 
 
 @app.command()
@@ -361,6 +402,13 @@ def login(
     api_token: Annotated[
         bool, typer.Option("--api-token", help="By an API token, typed here or on standard input.")
     ] = False,
+    audience: Annotated[
+        str,
+        typer.Option(
+            metavar="ID",
+            help="Application that the server is (its AAD_AUDIENCE), where you sign in by another.",
+        ),
+    ] = "",
 ) -> None:
     """Sign in at the server; later commands use that, and renew it, until `logout`.
 
@@ -371,7 +419,7 @@ def login(
 
     if device and api_token:
         raise Failure(Code.USAGE, "--device and --api-token: choose one")
-    signing.login(context.obj, _logins(), device=device, api_token=api_token)
+    signing.login(context.obj, _logins(), device=device, api_token=api_token, audience=audience)
 
 
 @app.command()
@@ -395,7 +443,7 @@ def doctor(
     from tesazure.cli import server
 
     effective = server.load(config, data_dir, allow_dir, None)
-    raise typer.Exit(examination.doctor(_client(context), effective.settings, as_json))
+    raise typer.Exit(examination.doctor(_client(context), effective, as_json))
 
 
 @app.command()

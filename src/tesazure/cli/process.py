@@ -74,7 +74,9 @@ class ServerProcess:
             if ready:
                 return
             bad = [check for check in body.get("checks") or [] if not check.get("ok")]
-            why = [f"{c.get('name')}: {c.get('detail')} {c.get('remedy', '')}".strip() for c in bad]
+            why = [
+                f"{c.get('name')}: {c.get('detail', '')} {c.get('remedy', '')}".strip() for c in bad
+            ]
             self._check(deadline, *why)
             time.sleep(0.1)
 

@@ -61,6 +61,15 @@ def compact(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def json_list(values: Iterable[Any]) -> None:
+    """A JSON array on standard output, an item a line, as they arrive."""
+    separator = "["
+    for value in values:
+        print(separator, compact(value), sep="\n", end="")
+        separator = ","
+    print("[]" if separator == "[" else "\n]")
+
+
 def tabbed(row: Sequence[str]) -> str:
     """One line of fields separated by tabs; white space that would break it becomes spaces, other
     control characters are written out."""

@@ -122,11 +122,13 @@ class _Copy:
             time.sleep(RETRY_S)
 
     def _is_over(self) -> bool:
-        """Whether the executor has ended, or the task has and it never will start."""
+        """Whether nothing more will come: the executor has ended, or its attempt or task has."""
         task = self._client.get(self._task_id, "BASIC")
-        if task["state"] in TERMINAL or self._attempt is not None:
+        attempts = task.get("logs") or []
+        number = self._attempt or len(attempts)
+        if task["state"] in TERMINAL or number < len(attempts):
             return True
-        logs = printing.last_attempt(task).get("logs") or []
+        logs = attempts[-1].get("logs") or [] if number and number == len(attempts) else []
         return self._executor < len(logs) and logs[self._executor].get("exit_code") is not None
 
     def _read(self) -> None:

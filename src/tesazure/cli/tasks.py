@@ -14,6 +14,9 @@ from tesazure.cli.client import Json, TesClient
 from tesazure.cli.exits import Code, Failure
 from tesazure.model import TERMINAL, State, View
 
+_WORKFLOW = "ms-submitter-workflow-id"
+"""The tag by which a task is part of a workflow."""
+
 
 class Query(NamedTuple):
     """Filters of `list`, as given."""
@@ -21,6 +24,7 @@ class Query(NamedTuple):
     state: str | None
     name_prefix: str | None
     tags: tuple[str, ...]
+    workflow: str | None
     page_size: int | None
     view: str
 
@@ -29,6 +33,8 @@ class Query(NamedTuple):
         found = [("view", view_of(self.view))]
         if self.state is not None:
             found.append(("state", _member("--state", self.state, [s.value for s in State])))
+        if self.workflow:
+            found += [("tag_key", _WORKFLOW), ("tag_value", self.workflow)]
         if self.name_prefix:
             found.append(("name_prefix", self.name_prefix))
         if self.page_size:
@@ -109,11 +115,7 @@ def list_tasks(
     if not as_json:
         show.task_list(tasks)
         return
-    separator = "["
-    for task in tasks:
-        print(separator, show.compact(task), sep="\n", end="")
-        separator = ","
-    print("[]" if separator == "[" else "\n]")
+    show.json_list(tasks)
 
 
 def _pages(

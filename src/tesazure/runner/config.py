@@ -18,6 +18,8 @@ class NodeConfig(msgspec.Struct, omit_defaults=True, frozen=True):
     engine_host: str = ""
     """URL of the engine's API socket, for docker and podman."""
     allow_dirs: tuple[str, ...] = ()
+    mount_dirs: tuple[str, ...] = ()
+    """See `storage.mounted`."""
     shared_global: str = ""
     """Host directory seen as /tes-wd/shared-global; empty: a private one."""
     hidden: tuple[str, ...] = ()

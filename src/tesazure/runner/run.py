@@ -32,7 +32,9 @@ from tesazure.runner.streams import StdinError, Stream, open_streams, opened_std
 from tesazure.runner.tree import Tree, prepare
 from tesazure.secrecy import Censor, censor_of
 from tesazure.storage.local import FULL
+from tesazure.storage.mounted import MountDirs
 from tesazure.storage.registry import Storages
+from tesazure.storage.shared import SharedStorage
 
 Begun = Literal["running", "ran"]
 
@@ -125,24 +127,56 @@ class Attempt:
             self._journal.say("warning", note)
         engine = make_engine(node.engine, node.engine_host, node.hidden)
         self._journal.write(Noted(time=now(), metadata={"engine": engine.name}))
+        plan, mounted = self._mounted(plan, node)
+        self._tree = Tree(self._directory.root, (*_mounts(node), *mounted))
         storages = Storages(
             node.allow_dirs,
             node.hidden,
             allow_private=node.allow_private,
             endpoints=node.endpoints,
             access=self._access,
+            say=lambda text: self._say("warning", text),
         )
+        for mount in (m for m in self._tree.mounts if m.target == SHARED_GLOBAL):
+            storages.serve_shared(SharedStorage(mount.source, self._tree.real))
 
-        self._tree = Tree(self._directory.root, _mounts(node))
         prepare(self._tree, plan)
         self._interruption.limit(plan.max_runtime_s)
         self._stage_in(plan, node, storages)
-        failure = self._run_steps(plan, node, engine)
+        try:
+            failure = self._run_steps(plan, node, engine)
+        except Interrupted:
+            self._rescue_streams(plan, storages)
+            raise
         self._interruption.lift()
         self._stage_out(plan, storages, failure)
         if failure:
             return Ended(time=now(), state=State.EXECUTOR_ERROR, reason=failure)
         return Ended(time=now(), state=State.COMPLETE)
+
+    def _mounted(self, plan: Plan, node: NodeConfig) -> tuple[Plan, list[Mount]]:
+        """The directories that are mounted for the task, and the Plan without them."""
+        directories = {
+            download.index: download
+            for download in plan.downloads
+            if download.type is FileType.DIRECTORY and download.content is None
+        }
+        found, refused = MountDirs(node.mount_dirs, node.hidden).find(
+            (index, d.url or "", d.path) for index, d in directories.items()
+        )
+        for index, error in sorted(refused.items()):
+            raise type(error)(f"inputs[{index}]: {error}") from error
+        mounts = [Mount(source, directories[index].path) for index, source in found.items()]
+        for index, mount in zip(found, mounts, strict=True):
+            text = f"inputs[{index}]: the task works in {mount.source} itself"
+            self._journal.say("info", text)
+        targets = {mount.target for mount in mounts}
+        without = msgspec.structs.replace(
+            plan,
+            downloads=[d for d in plan.downloads if d.index not in found],
+            shared=[path for path in plan.shared if path not in targets],
+        )
+        return without, mounts
 
     def _stage_in(self, plan: Plan, node: NodeConfig, storages: Storages) -> None:
         cache = None
@@ -257,6 +291,15 @@ class Attempt:
                 if succeeded:
                     raise
                 self._say("error", f"not all outputs were collected: {error}")
+
+    def _rescue_streams(self, plan: Plan, storages: Storages) -> None:
+        """What the executors of an attempt that timed out had printed, where it is an output: it
+        tells why. For as long as the interruption's grace lasts."""
+        if self._interruption.cause != "timed out":
+            return
+        printed = {path for step in plan.steps for path in (step.stdout, step.stderr)}
+        uploads = [upload for upload in plan.uploads if upload.path in printed]
+        self._stage_out(msgspec.structs.replace(plan, uploads=uploads), storages, "timed out")
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, TesazureError):

@@ -30,7 +30,8 @@ from tesazure.runner.tree import Tree
 from tesazure.secrecy import hide
 from tesazure.storage.base import Progress, Storage
 from tesazure.storage.local import opened_directory, os_errors, whole_file, write_all
-from tesazure.storage.urls import join, printable
+from tesazure.storage.shared import is_shared
+from tesazure.storage.urls import file_path, join, printable
 
 if TYPE_CHECKING:
     from tesazure.runner.input_cache import InputCache
@@ -99,7 +100,7 @@ def stage_in(
     signal handler raises meanwhile ends the transfers first.
     """
     tally = _Tally()
-    arrivals = _arrivals(plan, access, storages, calls)
+    arrivals = _arrivals(plan, access, tree, storages, calls)
     _leave_out_replaced(arrivals)
     directories = _make_directories(arrivals, tree)
     files = Rows(arrivals)
@@ -125,7 +126,9 @@ def stage_in(
         calls.say("info", f"inputs are in place: {tally}")
 
 
-def _arrivals(plan: Plan, access: Access, storages: Systems, calls: Calls) -> list[_Arrivals]:
+def _arrivals(
+    plan: Plan, access: Access, tree: Tree, storages: Systems, calls: Calls
+) -> list[_Arrivals]:
     """What all inputs consist of, by index. Several systems are asked at once."""
     downloads = sorted(plan.downloads, key=lambda download: download.index)
     found: dict[int, _Arrivals] = {}
@@ -133,7 +136,7 @@ def _arrivals(plan: Plan, access: Access, storages: Systems, calls: Calls) -> li
     def look(position: int, _: Progress) -> int:
         download = downloads[position]
         url = access.inputs.get(download.index, download.url)
-        found[position] = _looked_up(download, url, storages)
+        found[position] = _looked_up(download, url, tree, storages)
         return 0
 
     def tell(position: int, _: int) -> None:
@@ -148,15 +151,18 @@ def _arrivals(plan: Plan, access: Access, storages: Systems, calls: Calls) -> li
     return [found[position] for position in range(len(downloads))]
 
 
-def _looked_up(download: Download, url: str | None, storages: Systems) -> _Arrivals:
+def _looked_up(download: Download, url: str | None, tree: Tree, storages: Systems) -> _Arrivals:
     index, path = download.index, download.path
     if url is None or download.content is not None:
         return _Arrivals(index, path, FileType.FILE, [""], content=download.content or "")
     storage = storages.for_url(url)
+    in_place = _is_in_place(tree, url, path)
     kind = download.type
-    if kind is None:
+    if kind is None or in_place:
         is_directory = storage.has_directories and storage.stat(url).is_directory
         kind = FileType.DIRECTORY if is_directory else FileType.FILE
+    if in_place:
+        return _Arrivals(index, path, kind, [])
     entries = [""]
     if kind is FileType.DIRECTORY:
         entries = ["/"]
@@ -307,7 +313,10 @@ def stage_out(
         if departures.is_directory(number):
             departures.storage.make_directory(url)
             return 0
-        with _held(tree, departures.reals.get(path, path)) as place:
+        real = departures.reals.get(path, path)
+        with _held(tree, real) as place:
+            if _is_in_place(tree, url, path) and not tree.is_private(real):
+                return _synced(place)
             return departures.storage.put(place, url, progress)
 
     def done(position: int, size: int) -> None:
@@ -412,6 +421,22 @@ def _leave_out_overwritten(leaving: list[_Departures], say: Say) -> None:
     for departures in leaving:
         if departures.index in overwritten:
             departures.leave_out(overwritten[departures.index])
+
+
+def _is_in_place(tree: Tree, url: str, path: str) -> bool:
+    """Whether `url` names just the place of the shared directory at which the task has it."""
+    return not tree.is_private(path) and is_shared(url) and normalise(file_path(url)) == path
+
+
+def _synced(place: Path) -> int:
+    """The size of a file that stays where it is, and is on disk from now on if it can be read."""
+    with contextlib.suppress(PermissionError):
+        file = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.fdatasync(file)
+        finally:
+            os.close(file)
+    return place.lstat().st_size
 
 
 def _pruned(prefix: str) -> str:

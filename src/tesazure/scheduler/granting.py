@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from tesazure.access import Access
 from tesazure.errors import (
@@ -13,7 +14,9 @@ from tesazure.errors import (
     TesazureError,
     Unplaceable,
 )
+from tesazure.model import Task
 from tesazure.plan import Plan
+from tesazure.scheduler.adapting import Adapt, as_sent
 from tesazure.sealing import Seal
 from tesazure.secrecy import Censor, is_hidden, of_field
 from tesazure.store.base import Store
@@ -34,30 +37,45 @@ async def given(_: Plan, whole: Mapping[str, str]) -> Access:
 class Granting:
     """Makes the Access of attempts. `seal` opens what the API sealed."""
 
-    def __init__(self, store: Store, seal: Seal, grant: Grant = given) -> None:
+    def __init__(
+        self, store: Store, seal: Seal, grant: Grant = given, adapt: Adapt = as_sent
+    ) -> None:
         self._store = store
         self._seal = seal
         self._grant = grant
+        self._adapt = adapt
+
+    async def adapted(self, task_id: str, task: Task) -> tuple[Task, list[str]]:
+        """The task as it is to be carried out, and warnings. Raises as `access`."""
+        with _as_reasons(task_id, {}):
+            return await self._adapt(task)
 
     async def access(self, plan: Plan) -> Access:
         """For an attempt that is about to be submitted. Raises Unplaceable with the reason,
         NotGranted for what may pass, StoreUnavailable."""
         whole: dict[str, str] = {}
-        try:
+        with _as_reasons(plan.task_id, whole):
             if _lacks_secrets(plan):
                 sealed = await self._store.sealed(plan.task_id)
                 if sealed is None:
                     raise Unplaceable("the secrets in its URLs are gone; submit the task again")
-                whole = self._seal.open(plan.task_id, sealed)
+                whole.update(self._seal.open(plan.task_id, sealed))
             return await self._grant(plan, whole)
-        except (BackendError, StoreError):
-            raise
-        except TesazureError as error:
-            reason = f"no access to its files: {Censor(whole.values())(str(error))}"
-            raise (NotGranted if error.retryable else Unplaceable)(reason) from None
-        except Exception as error:
-            log.exception("task=%s a grant failed", plan.task_id)
-            raise NotGranted(f"no access to its files: {type(error).__name__}") from None
+
+
+@contextmanager
+def _as_reasons(task_id: str, whole: Mapping[str, str]) -> Iterator[None]:
+    """Errors of the block as ends of a placement, without the secrets in `whole` URLs."""
+    try:
+        yield
+    except (BackendError, StoreError):
+        raise
+    except TesazureError as error:
+        reason = f"no access to its files: {Censor(whole.values())(str(error))}"
+        raise (NotGranted if error.retryable else Unplaceable)(reason) from None
+    except Exception as error:
+        log.exception("task=%s a grant failed", task_id)
+        raise NotGranted(f"no access to its files: {type(error).__name__}") from None
 
 
 def _lacks_secrets(plan: Plan) -> bool:

@@ -135,15 +135,15 @@ class Performer:
         record = self._placed.pop(task.id, None) or await self._store.get(task.id, EVERYTHING)
         if record is None:
             return None
-        notes = list(record.notes)
         try:
             document = _task_decoder.decode(record.document)
             required = not recognise(document).optional_outputs
+            document, said = await self._granting.adapted(task.id, document)
             return make_plan(
                 task.id,
                 document,
                 self._defaults,
-                notes,
+                [*record.notes, *said],
                 outputs_required=required,
                 max_runtime_s=record.max_runtime_s,
             )

@@ -1,6 +1,7 @@
 """What is wrong with settings that can each be read: with several together, or with the world.
 
-No message shows a secret; one about a secret says what it must be like.
+No message shows a value, which may be a secret, hold one, or come from among secrets (a Key Vault):
+it says what it must be like.
 """
 
 from __future__ import annotations
@@ -49,6 +50,17 @@ def conflicts(s: Settings) -> list[str]:
     ]
 
 
+def cautions(s: Settings) -> list[str]:
+    """What works and still should be known; without values, too."""
+    identity = identity_of(s)
+    by_host = identity.default and not identity.secret
+    if by_host and s.task_network and s.compute_backend == "local":
+        text = "if this machine has a managed identity, every task can get its tokens from"
+        remedy = "TASK_NETWORK=false, or keep tasks from that address (docs/security.md)"
+        return [f"AZURE_IDENTITY: {text} 169.254.169.254 and do what this server may; set {remedy}"]
+    return []
+
+
 def vault_conflicts(s: Settings) -> list[str]:
     """What keeps the Key Vault from being asked, whatever it may hold."""
     problems = [*_identity(s), *_files(s, ("ca_bundle",))]
@@ -70,14 +82,43 @@ def _server(s: Settings) -> list[str]:
         problems += _database(s.database_url)
     if s.max_runtime_s > LONGEST_RUNTIME_S:
         problems.append(f"MAX_RUNTIME_S: must be at most {LONGEST_RUNTIME_S} (10 years; 0: none)")
-    for directory in s.allow_dir:
+    for number, directory in enumerate(s.allow_dir, 1):
         if not directory.is_absolute():
-            problems.append(f"ALLOW_DIR: {directory} must be an absolute path")
+            problems.append(f"ALLOW_DIR: entry {number} must be an absolute path")
         elif not directory.is_dir():
-            problems.append(f"ALLOW_DIR: {directory} is not a directory; make it or leave it out")
+            text = "is not a directory; make it or leave it out"
+            problems.append(f"ALLOW_DIR: entry {number} {text}")
+    problems += _mounts(s)
     problems += [
         f"{name.upper()}: must be at least 1" for name in _POSITIVE if getattr(s, name) < 1
     ]
+    return problems
+
+
+def _mounts(s: Settings) -> list[str]:
+    """What is wrong with MOUNT_DIR. Where tasks could write around what is mounted, they could put
+    links there: so no such directory lies in another one, nor beside /tes-wd/shared-global."""
+    problems = []
+    allowed = [directory.resolve() for directory in s.allow_dir if directory.is_dir()]
+    shared = None
+    if s.shared_global_dir and "\0" not in s.shared_global_dir:
+        shared = Path(s.shared_global_dir).resolve()
+    for number, directory in enumerate(s.mount_dir, 1):
+        entry = f"MOUNT_DIR: entry {number}"
+        if not directory.is_absolute():
+            problems.append(f"{entry} must be an absolute path")
+            continue
+        if not directory.is_dir():
+            problems.append(f"{entry} is not a directory; make it or leave it out")
+            continue
+        place = directory.resolve()
+        others = [other.resolve() for other in s.mount_dir if other != directory and other.is_dir()]
+        if not any(map(place.is_relative_to, allowed)):
+            problems.append(f"{entry} lies in no directory of ALLOW_DIR")
+        elif any(map(place.is_relative_to, others)):
+            problems.append(f"{entry} lies in another one")
+        elif shared and (place.is_relative_to(shared) or shared.is_relative_to(place)):
+            problems.append(f"{entry} and SHARED_GLOBAL_DIR lie in each other")
     return problems
 
 
@@ -153,7 +194,7 @@ def _identity(s: Settings) -> list[str]:
         foreign = cloud != s.cloud and suffix == defaults["storage_endpoint_suffix"]
         if foreign and identity_of(s).exists and authority == CLOUDS[s.cloud][_AUTHORITY]:
             problems.append(
-                f"STORAGE_ENDPOINT_SUFFIX: {suffix} belongs to another cloud than"
+                "STORAGE_ENDPOINT_SUFFIX: belongs to another cloud than"
                 f" AZURE_AUTHORITY_HOST; set CLOUD={cloud}"
             )
     return problems
@@ -182,20 +223,30 @@ def _batch(s: Settings) -> list[str]:
             "CROMWELL_STORAGE_CONTAINER_NAME: must be 3 to 63 lower-case letters, digits and single"
             " dashes between them"
         )
+    if s.cromwell_map_shared_global and not container:
+        problems.append(
+            "CROMWELL_MAP_SHARED_GLOBAL: to which container? set CROMWELL_STORAGE_CONTAINER_NAME"
+        )
+    if container and not s.storage_account_name:
+        problems.append(
+            "CROMWELL_STORAGE_CONTAINER_NAME: is a container of which account? set"
+            " STORAGE_ACCOUNT_NAME"
+        )
     return problems
 
 
 def _sign_in(s: Settings) -> list[str]:
     problems = _endpoint("AAD_AUTHORITY", s.aad_authority, schemes=("https",))[1]
     if s.aad_issuer:
-        problems += _endpoint("AAD_ISSUER", s.aad_issuer, path=True, schemes=("https",))[1]
-        if f"https://{urlsplit(s.aad_issuer).hostname}" in _ENTRA | {s.aad_authority.rstrip("/")}:
+        issuer, wrong = _endpoint("AAD_ISSUER", s.aad_issuer, path=True, schemes=("https",))
+        problems += wrong
+        entra = _ENTRA | {s.aad_authority.rstrip("/")}
+        if issuer is not None and f"https://{issuer.hostname}" in entra:
             problems.append("AAD_ISSUER: is Entra ID: name its tenants in AAD_TENANT_ID instead")
-    for tenant in s.aad_tenant_id:
+    for number, tenant in enumerate(s.aad_tenant_id, 1):
         if not _HOST.fullmatch(tenant) or tenant.lower() in _NO_TENANTS:
-            problems.append(
-                f"AAD_TENANT_ID: {tenant} is no tenant; give its id (a GUID) or a domain of its own"
-            )
+            text = "is no tenant; give its id (a GUID) or a domain of its own"
+            problems.append(f"AAD_TENANT_ID: entry {number} {text}")
     if s.aad_verify and not s.aad_audience:
         problems.append(
             "AAD_AUDIENCE: is missing; with AAD_VERIFY it says whom tokens must be for: the client"
@@ -241,11 +292,11 @@ def _storage_endpoint(setting: str, url: str, account: str) -> list[str]:
     if not account:
         return [f"{setting}: belongs to which account? set STORAGE_ACCOUNT_NAME"]
     path = parsed.path.strip("/")
-    without = url.rstrip("/").removesuffix(parsed.path.rstrip("/"))
     if path and path != account:
-        return [f"{setting}: its path must be the account: {without}/{account}"]
+        return [f"{setting}: its path must be STORAGE_ACCOUNT_NAME: {parsed.scheme}://host/account"]
     if not path and _is_address(parsed.hostname or ""):
-        return [f"{setting}: such a host serves many accounts; write {without}/{account}"]
+        form = f"{parsed.scheme}://host:port/account"
+        return [f"{setting}: such a host serves many accounts; write {form}"]
     return []
 
 
@@ -264,8 +315,7 @@ def _other_systems(s: Settings) -> list[str]:
     for number, pair in enumerate(s.drs_tokens, 1):
         host, equals, token = pair.partition("=")
         if not equals or not token or not _HOST_AND_PORT.fullmatch(host):
-            shown = f" ({host})" if equals and _HOST_AND_PORT.fullmatch(host) else ""
-            problems.append(f"DRS_TOKENS: entry {number}{shown} must be host=token or host:port=…")
+            problems.append(f"DRS_TOKENS: entry {number} must be host=token or host:port=token")
     return problems
 
 
@@ -279,10 +329,13 @@ def _files(s: Settings, settings: Iterable[str]) -> list[str]:
         try:
             data = file.read_bytes()
         except OSError as error:
-            problems.append(f"{name}: {file}: {error.strerror}")
+            problems.append(f"{name}: {error.strerror}")
+            continue
+        except ValueError:
+            problems.append(f"{name}: is no path")
             continue
         if said := _content(setting, data):
-            problems.append(f"{name}: {file} {said}")
+            problems.append(f"{name}: {said}")
     return problems
 
 
@@ -325,7 +378,7 @@ def _private_key(data: bytes) -> str:
 def _endpoint(
     setting: str, url: str, *, path: bool = False, schemes: tuple[str, ...] = ("https", "http")
 ) -> tuple[SplitResult | None, list[str]]:
-    """A URL's parts, or what is wrong with it in words that show nothing of it but its host."""
+    """A URL's parts, or what is wrong with it."""
     example = f"{schemes[0]}://host[:port]{'[/account]' if path else ''}"
     try:
         parsed = urlsplit(url)
@@ -335,10 +388,9 @@ def _endpoint(
     if parsed.scheme not in schemes or not parsed.hostname:
         return None, [f"{setting}: must be a URL such as {example}"]
     if parsed.username is not None or parsed.query or parsed.fragment:
-        text = "must hold no user, password, signature or query"
-        return None, [f"{setting}: {text}: {parsed.scheme}://{parsed.hostname}"]
+        return None, [f"{setting}: must hold no user, password, signature or query"]
     if not path and parsed.path.strip("/"):
-        return None, [f"{setting}: must hold no path: {parsed.scheme}://{parsed.netloc}"]
+        return None, [f"{setting}: must hold no path, only {example}"]
     return parsed, []
 
 

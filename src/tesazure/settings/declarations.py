@@ -35,6 +35,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[Path, ...],
         Help("Directories whose files tasks may read and write by file:// and bare paths."),
     ] = ()
+    mount_dir: Annotated[
+        tuple[Path, ...],
+        Help(
+            "Directories, in those of ALLOW_DIR, for workflow engines that share files with their"
+            " tasks: an input of type DIRECTORY that lies directly in one is not copied but"
+            " mounted, and the task writes in it itself."
+        ),
+    ] = ()
     database_url: Annotated[
         str,
         Help(
@@ -167,11 +175,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     aad_tenant_id: Annotated[
         tuple[str, ...], Help("Tenants whose users and applications may sign in.", live=True)
     ] = ()
+    aad_roles_required: Annotated[
+        bool,
+        Help(
+            "Whether a user's token without the claim roles is refused (403). If not, it may submit"
+            " and cancel tasks. An application's always is.",
+            live=True,
+        ),
+    ] = False
     aad_client_id: Annotated[
         str,
         Help(
             "Application that `tesazure login` signs users in with, a public client; empty: the one"
-            " of AAD_AUDIENCE.",
+            " of AAD_AUDIENCE, which users otherwise name by --audience.",
             live=True,
         ),
     ] = ""
@@ -214,8 +230,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, Help("What Batch accounts' hosts end in, after the region.")
     ] = "batch.azure.com"
     cromwell_storage_container_name: Annotated[
-        str, Help("Container of the storage account that Cromwell's working files are kept in.")
+        str,
+        Help(
+            "Container of the storage account that Cromwell's working files are kept in: for its"
+            " tasks, a path below /tes-wd/shared means a blob there, named by the path from shared"
+            " on. Empty: none does."
+        ),
     ] = ""
+    cromwell_map_shared_global: Annotated[
+        bool,
+        Help(
+            "Whether paths of Cromwell's tasks below /tes-wd/shared-global mean blobs there, too,"
+            " and not files of the directory that all tasks share."
+        ),
+    ] = False
     filetransfer_container_image: Annotated[
         str, Help("Image that carries the runner to nodes of Azure Batch.")
     ] = ""

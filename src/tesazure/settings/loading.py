@@ -12,7 +12,7 @@ import msgspec
 from tesazure.errors import ConfigurationError, TesazureError, VaultUnavailable
 from tesazure.key_vault import Contents, KeyVault, VaultConfig
 from tesazure.settings import sources
-from tesazure.settings.checks import conflicts, vault_conflicts
+from tesazure.settings.checks import cautions, conflicts, vault_conflicts
 from tesazure.settings.clouds import CLOUDS, identity_of, vault_url_of
 from tesazure.settings.declarations import FIELDS, Settings, help_of
 from tesazure.settings.sources import Candidate, Given, Source
@@ -107,7 +107,8 @@ class Sources:
         problems += conflicts(settled.settings)
         if problems:
             raise ConfigurationError(problems)
-        return Effective(settled.settings, settled.origins, tuple(held.warnings))
+        warnings = (*above.warnings, *held.warnings, *cautions(settled.settings))
+        return Effective(settled.settings, settled.origins, warnings)
 
     def _read(
         self, leading: _Settled, problems: list[str], read: Callable[[KeyVault], Contents]

@@ -82,6 +82,8 @@ def _protecting(old: Settings, new: Settings) -> set[str]:
     kept: set[str] = set()
     if (old.aad_verify or old.api_tokens) and not (new.aad_verify or new.api_tokens):
         kept |= {"aad_verify", "api_tokens"}
+    if old.aad_roles_required and not new.aad_roles_required:
+        kept.add("aad_roles_required")
     restricted = [_RESTRICTED[s.task_access_restrictions] for s in (old, new)]
     if restricted[1] < restricted[0]:
         kept.add("task_access_restrictions")

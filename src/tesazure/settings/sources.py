@@ -31,7 +31,9 @@ Source = Literal["default", "file", "Key Vault", "environment", "command line"]
 NOT_IN_VAULT = frozenset({"keyvault_url", "keyvault_endpoint_suffix", "keyvault_verify_challenge"})
 """What leads to the vault cannot come from it."""
 
-PROTECTING = frozenset({"aad_verify", "api_tokens", "task_access_restrictions"})
+PROTECTING = frozenset(
+    {"aad_verify", "aad_roles_required", "api_tokens", "task_access_restrictions"}
+)
 """What keeps the server closed: never left out in silence."""
 
 _FLAGS = {
@@ -40,6 +42,10 @@ _FLAGS = {
     "local_engine": "--engine",
 }
 """Settings with a flag of their own; the others come by --set."""
+
+_PROXIES = frozenset({"HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"})
+_BUNDLES = frozenset({"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"})
+_DIRECT = "the server reaches Key Vaults, issuers of tokens and storage without a proxy"
 
 _KEPT_BACK = re.compile(
     rf"{PREFIX}|{CLIENT_PREFIX}TOKEN$|PGPASSWORD$|IDENTITY_HEADER$|MSI_SECRET$"
@@ -127,7 +133,7 @@ def from_vault(secrets: Mapping[str, str], given: Given) -> None:
 
 def unprotected(unusable: Sequence[str], others: Sequence[Candidate]) -> Iterator[str]:
     """What is wrong with secrets that cannot be used, and that no other source replaces: without
-    one of `PROTECTING` the server would be open to everybody."""
+    one of `PROTECTING` the server would be more open than it should be."""
     for secret in unusable:
         name = secret[len(VAULT_PREFIX) :].replace("-", "_").lower()
         if name in PROTECTING and not any(other.name == name for other in others):
@@ -140,6 +146,9 @@ def unprotected(unusable: Sequence[str], others: Sequence[Candidate]) -> Iterato
 def from_environment(environ: Mapping[str, str], given: Given) -> None:
     """Variables `APP_<NAME>`, and some of other programs. An empty one counts as not given."""
     present = {name: value for name, value in sorted(environ.items()) if value}
+    given.warnings += [f"{name} is not used: {_DIRECT}" for name in present if name in _PROXIES]
+    trust = "SSL_CERT_FILE and the setting CA_BUNDLE name the authorities to trust"
+    given.warnings += [f"{name} is not used: {trust}" for name in present if name in _BUNDLES]
     for name, variable in ALIASES.items():
         if variable in present:
             given.candidates.append(Candidate("environment", variable, name, present[variable]))

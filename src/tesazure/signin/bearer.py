@@ -8,6 +8,7 @@ the issuers; the header's `jku`, `x5u`, `jwk` and the like are not looked at.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -46,6 +47,8 @@ class Trusted(msgspec.Struct, frozen=True, kw_only=True):
     issuer: str = ""
     """Of another OpenID provider."""
     audiences: tuple[str, ...] = ()
+    roles_required: bool = False
+    """Whether a user's token without the claim `roles` has no role, rather than WRITE."""
     ca_bundle: str = ""
 
 
@@ -62,8 +65,9 @@ class _Issuer(ABC):
         """What is wrong with the issuer's own name; empty if nothing is."""
 
     @abstractmethod
-    def caller(self, claims: Mapping[str, Any]) -> Caller:
-        """Whom verified claims name. Raises NotSignedIn."""
+    def caller(self, claims: Mapping[str, Any], usual: frozenset[Role]) -> Caller:
+        """Whom verified claims name; `usual` are the roles of a user whose token knows none. Raises
+        NotSignedIn."""
 
 
 class _Tenant(_Issuer):
@@ -85,21 +89,20 @@ class _Tenant(_Issuer):
         self._tid = tid
         return ""
 
-    def caller(self, claims: Mapping[str, Any]) -> Caller:
+    def caller(self, claims: Mapping[str, Any], usual: frozenset[Role]) -> Caller:
         if _id(claims, "tid").lower() != self._tid:
             raise NotSignedIn("the token's tenant is not its issuer's")
         if not (claims.get("azp") or claims.get("appid")):
             # ID tokens have no such claim, the same roles, and pass through browsers.
             raise NotSignedIn("the token is not an access token: it names no application")
         scopes = _words(claims.get("scp"))
-        # Neither a user's rights nor an application's: nobody has granted anything.
-        usual = frozenset({Role.WRITE}) if scopes else frozenset[Role]()
         oid = _id(claims, "oid").lower()
         return Caller(
             f"{self._tid}/{oid}",
             self._tid,
             _name(claims, oid),
-            _roles(claims.get("roles"), scopes, usual),
+            # Without a scope no user has granted anything.
+            _roles(claims.get("roles"), scopes, usual if scopes else frozenset()),
             "bearer",
         )
 
@@ -122,14 +125,16 @@ class _Provider(_Issuer):
         same = issuer.rstrip("/") == self._named
         return "" if same else f"it speaks for {issuer}, not for {self._named}"
 
-    def caller(self, claims: Mapping[str, Any]) -> Caller:
+    def caller(self, claims: Mapping[str, Any], usual: frozenset[Role]) -> Caller:
         sub = _id(claims, "sub")
         scopes = [*_words(claims.get("scp")), *_words(claims.get("scope"))]
         return Caller(
             f"{self._tenant}/{sub}",
             self._tenant,
             _name(claims, sub),
-            _roles(claims.get("roles"), scopes, frozenset({Role.WRITE})),
+            _roles(
+                claims.get("roles"), scopes, usual if _is_users(claims, scopes) else frozenset()
+            ),
             "bearer",
         )
 
@@ -151,6 +156,16 @@ class BearerTokens:
         if trusted.issuer:
             self._issuers.append(_Provider(trusted.issuer, self._web, pace))
         self._audiences = frozenset(_both_forms(trusted.audiences))
+        self._usual = frozenset[Role]() if trusted.roles_required else frozenset({Role.WRITE})
+        self._ca_bundle = trusted.ca_bundle
+
+    def inherit(self, before: BearerTokens) -> None:
+        """Begin with the keys of another one, for the issuers that both trust: they may not answer
+        now."""
+        if self._ca_bundle != before._ca_bundle:
+            return  # whoever gave those keys may not be believed any more
+        for mine, theirs in itertools.product(self._issuers, before._issuers):
+            mine.keys.inherit(theirs.keys)
 
     def start(self) -> None:
         """Read the issuers' keys, and keep them fresh."""
@@ -186,7 +201,7 @@ class BearerTokens:
             raise NotSignedIn("the token is signed with a key that its issuer does not publish")
         try:
             claims = self._verified(token, issuer, key)
-            return issuer.caller(claims), float(claims["exp"])
+            return issuer.caller(claims, self._usual), float(claims["exp"])
         except NotSignedIn:
             raise
         except jwt.ExpiredSignatureError:
@@ -273,6 +288,21 @@ def _name(claims: Mapping[str, Any], otherwise: str) -> str:
             # JSON can hold halves of characters, which no log could.
             return value[:_MAX_NAME].encode("utf-8", "replace").decode("utf-8")
     return otherwise
+
+
+def _is_users(claims: Mapping[str, Any], scopes: Iterable[str]) -> bool:
+    """Whether a token of any provider is certain to be a user's: it came of a sign-in (OpenID
+    Connect Core 1.0, section 3.1.2.1), and nothing in it says that it is an application's own
+    (RFC 9068, section 2.2, on `sub`; what Auth0 and Keycloak write there)."""
+    subject = claims["sub"]
+    clients = {claims.get(name) for name in ("client_id", "azp", "cid")} - {None}
+    own = {form for client in clients for form in (client, f"{client}@clients")}
+    return (
+        "openid" in scopes
+        and subject not in own
+        and claims.get("gty") != "client-credentials"
+        and not str(claims.get("preferred_username")).startswith("service-account-")
+    )
 
 
 def _words(claim: object) -> list[str]:

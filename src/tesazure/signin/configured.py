@@ -16,6 +16,7 @@ def sign_in_of(s: Settings) -> SignIn:
             tenants=s.aad_tenant_id,
             issuer=s.aad_issuer,
             audiences=s.aad_audience,
+            roles_required=s.aad_roles_required,
             ca_bundle=s.ca_bundle,
         )
     return SignIn(

@@ -85,6 +85,8 @@ class Gate:
         if sign_in.trusted != self._sign_in.trusted:
             bearer = self._bearer_tokens(sign_in)
             if bearer is not None:
+                if old is not None:
+                    bearer.inherit(old)
                 bearer.start()
         self._set(sign_in, bearer)
         if old is not None and old is not bearer:
@@ -181,9 +183,13 @@ class Gate:
         text = f"this needs the role {needs}, which the caller does not have"
         if caller.how == "bearer" and not caller.roles:
             text += (
-                f"; grant the app role {needs} to the application or user in Entra ID, or let the"
-                " application call in a user's name"
+                f" (nor any other of {', '.join(Role)}); grant the app role {needs} to the"
+                " application or user where they sign in"
             )
+            if self._sign_in.trusted and not self._sign_in.trusted.roles_required:
+                text += ", or let the application call in a user's name"
+                if self._sign_in.trusted.issuer:
+                    text += " (of AAD_ISSUER only a token with the scope openid counts as a user's)"
         return NotAllowed(text, self._challenges("insufficient_scope", text, scope=needs))
 
     def _challenges(self, error: str = "", reason: str = "", scope: str = "") -> Iterable[str]:

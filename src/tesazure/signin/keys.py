@@ -26,6 +26,8 @@ _MAX_KEYS = 1000
 _MIN_BITS = 2048
 """RFC 7518, section 3.3."""
 _TIMEOUT_S = 10.0
+REMEDY = "can this server reach the host, and does it trust its certificate (CA_BUNDLE)?"
+"""When an issuer's keys cannot be read."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,9 +37,9 @@ class Pace(msgspec.Struct, frozen=True):
 
     refresh_s: float = 1800
     """Keys are read again after so long, before anybody waits for new ones."""
-    cooldown_s: float = 30
-    """After a key that the issuer does not know either: so long no other unknown one is asked for.
-    Tokens with made-up key ids would make us a burden to the issuer."""
+    cooldown_s: float = 3
+    """From the beginning of one reading to that of the next at least: tokens with made-up key ids
+    would make us a burden to the issuer. A token with a new key waits for so long at most."""
     retry_s: float = 2
     """After a failure; doubles up to `refresh_s`, but a request that cannot be checked without
     asks again after this."""
@@ -62,8 +64,9 @@ class IssuerKeys:
         self._keys: dict[str, RSAPublicKey] = {}
         self._read_at = 0.0
         self._failure = ""
-        self._not_before = float("-inf")
-        """When a request may next cause a reading, on the monotonic clock."""
+        self._failed_at = float("-inf")
+        self._began = float("-inf")
+        """When the last reading that has ended began. All of these on the monotonic clock."""
         self._reading: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -101,50 +104,41 @@ class IssuerKeys:
                     await task
         self._keeper = None
 
+    def inherit(self, before: IssuerKeys) -> None:
+        """Begin with the keys of another one, if they are of the same issuer."""
+        same = self._url == before._url and before.issuer is not None
+        if same and not self._accept(before.issuer or ""):
+            self.issuer, self._keys = before.issuer, before._keys
+            self._read_at, self._began = before._read_at, before._began
+
     async def learn(self) -> None:
         """Wait until the issuer is known. Raises SignInUnavailable."""
         if not self._keys:
             await self._ask()
-        if not self._keys:
-            raise SignInUnavailable(f"no keys of {self.host}: {self._failure}")
 
     async def find(self, kid: str) -> RSAPublicKey | None:
-        """The key of this id, asking the issuer again if it is not known; None if there is none.
-        Raises SignInUnavailable."""
-        key = self._keys.get(kid)
-        if key is not None:
-            return key
-        joined = await self._ask()
-        if joined and kid not in self._keys:
-            # That reading may have begun before the key was published.
+        """The key of this id. While it is not known, the issuer is asked; None once it does not
+        know it either. Raises SignInUnavailable."""
+        asked_at = time.monotonic()
+        # A reading that had begun before may be older than the key.
+        while kid not in self._keys and self._began < asked_at:
             await self._ask()
-        key = self._keys.get(kid)
-        if key is None and self._failure:
+        return self._keys.get(kid)
+
+    async def _ask(self) -> None:
+        """Wait for the reading under way, or else for a new one: all who wait share it. Raises
+        SignInUnavailable if it fails, or another one failed a moment ago."""
+        if self._reading is not None or time.monotonic() >= self._failed_at + self._pace.retry_s:
+            reading = self._begin()
+            try:
+                # A client that leaves must not end what others wait for.
+                await asyncio.shield(reading)
+            except asyncio.CancelledError:
+                if reading.cancelled():
+                    raise SignInUnavailable("signing in changes just now") from None
+                raise
+        if self._failure:
             raise SignInUnavailable(f"no keys of {self.host}: {self._failure}")
-        return key
-
-    async def _ask(self) -> bool:
-        """Read the keys, unless that was of no use a moment ago; whether the reading had been under
-        way already. All who wait share one."""
-        if self._reading is not None:
-            await self._wait_for(self._reading)
-            return True
-        if time.monotonic() >= self._not_before:
-            before = set(self._keys)
-            await self._wait_for(self._begin())
-            new = set(self._keys) - before
-            pause = self._pace.retry_s if self._failure else self._pace.cooldown_s
-            self._not_before = float("-inf") if new else time.monotonic() + pause
-        return False
-
-    async def _wait_for(self, reading: asyncio.Task[None]) -> None:
-        try:
-            # A client that leaves must not end what others wait for.
-            await asyncio.shield(reading)
-        except asyncio.CancelledError:
-            if reading.cancelled():
-                raise SignInUnavailable("signing in changes just now") from None
-            raise
 
     def _begin(self) -> asyncio.Task[None]:
         if self._reading is None:
@@ -164,7 +158,10 @@ class IssuerKeys:
 
     async def _read(self) -> None:
         """Never raises: tells in `failure`."""
+        began = float("-inf")
         try:
+            await asyncio.sleep(self._began + self._pace.cooldown_s - time.monotonic())
+            began = time.monotonic()
             about = await self._web.get(self._url)
             issuer, keys_url = about.get("issuer"), about.get("jwks_uri")
             if not isinstance(issuer, str) or not isinstance(keys_url, str):
@@ -179,16 +176,20 @@ class IssuerKeys:
             self.issuer, self._keys, self._failure = issuer, keys, ""
             self._read_at = time.monotonic()
         except Exception as error:  # whatever a foreign server makes of it
+            said = str(error) or type(error).__name__
             if not self._failure:
                 kept = "going on with the last ones" if self._keys else "there are none yet"
-                _log.warning("cannot read the keys of %s (%s): %s", self.host, kept, error)
-            self._failure = str(error) or type(error).__name__
+                text = "cannot read the keys of %s (%s): %s; %s"
+                _log.warning(text, self.host, kept, said, REMEDY)
+            self._failure = said
+            self._failed_at = time.monotonic()
         finally:
-            self._reading = None
+            self._began, self._reading = began, None
 
 
 class Web:
-    """Reads small JSON objects over https, and follows no redirects."""
+    """Reads small JSON objects over https. Follows no redirects, and uses no proxy that the
+    environment names: as with Key Vaults and storage."""
 
     def __init__(self, ca_bundle: str = "") -> None:
         """`ca_bundle`: PEM file of the authorities to trust; empty: the system's. Raises OSError,
@@ -203,7 +204,9 @@ class Web:
         if urlsplit(url).scheme != "https":
             raise ValueError("keys are read over https alone")
         if self._client is None:
-            self._client = httpx.AsyncClient(verify=self._trust, timeout=_TIMEOUT_S)
+            self._client = httpx.AsyncClient(
+                verify=self._trust, timeout=_TIMEOUT_S, trust_env=False
+            )
         body = bytearray()
         async with asyncio.timeout(_TIMEOUT_S), self._client.stream("GET", url) as reply:
             if reply.status_code != 200:

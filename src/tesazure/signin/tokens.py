@@ -65,6 +65,8 @@ class TokenSource:
         """When the reading began that gave us `_tokens`, on the monotonic clock."""
         self._last_try = float("-inf")
         self._reading: asyncio.Task[None] | None = None
+        self._odd: set[str] = set()
+        """Names of roles that there are not, which have been told of."""
 
     async def caller(self, secret: str, user: str | None = None) -> Caller | None:
         """Who has this token; None if nobody, or not `user`, who gave it as a password. Raises
@@ -84,11 +86,18 @@ class TokenSource:
             return None
         await self._note_use(token)
         how: Literal["token", "basic"] = "token" if user is None else "basic"
-        return local_caller(token.user, [Role(name) for name in token.roles], how)
+        return local_caller(token.user, self._roles(token), how)
 
     def _is_good(self, token: ApiToken, user: str | None) -> bool:
         expired = token.expires is not None and token.expires <= self._clock()
         return not expired and (user is None or user == token.user)
+
+    def _roles(self, token: ApiToken) -> list[Role]:
+        """Those of a token; what another version may have written there is none, and told once."""
+        for name in set(token.roles) - set(Role) - self._odd:
+            self._odd.add(name)
+            _log.warning("API token %s: there is no role %r", token.id, name)
+        return [role for role in Role if role in token.roles]
 
     async def _note_use(self, token: ApiToken) -> None:
         """Once a day, a caller waits for the commit of that."""

@@ -13,11 +13,11 @@ import datetime as dt
 import re
 from collections.abc import Iterator
 
-from tesazure.errors import PermissionDenied, StorageError, StorageUnavailable, UnsupportedUrl
+from tesazure.errors import PermissionDenied, StorageUnavailable, UnsupportedUrl
 from tesazure.storage.azure_urls import AzureUrl
 from tesazure.storage.base import Stat
 from tesazure.storage.digests import Digest
-from tesazure.storage.urls import printable, redact
+from tesazure.storage.urls import named, printable
 from tesazure.storage.wire import Answer, content_length, require, service_code, status_of
 
 _WORDS = {
@@ -58,16 +58,16 @@ _TIME_FRAME = re.compile(rb"not valid in the specified time frame")
 
 @contextlib.contextmanager
 def about(url: str) -> Iterator[None]:
-    """Storage's errors of the block name `url` as those who wrote it know it, where they do not
-    already. A host without address mostly means an account that does not exist, and says so."""
-    shown = redact(url)
-    try:
-        yield
-    except StorageError as error:
-        text = str(error) if shown in str(error) else f"{shown}: {error}"
-        if isinstance(error, StorageUnavailable) and "cannot resolve" in text:
-            text += "; there is no storage account of this name, or its name cannot be asked for"
-        raise type(error)(text) from error
+    """As `urls.named`. A host without address mostly means an account that does not exist, and says
+    so."""
+    with named(url):
+        try:
+            yield
+        except StorageUnavailable as error:
+            if "cannot resolve" not in str(error):
+                raise
+            text = "there is no storage account of this name, or its name cannot be asked for"
+            raise StorageUnavailable(f"{error}; {text}") from error
 
 
 def accept(answer: Answer, what: str, target: AzureUrl) -> None:

@@ -12,6 +12,7 @@ from tesazure.storage.azure_answers import accept
 from tesazure.storage.azure_urls import AzureUrl
 from tesazure.storage.base import Progress
 from tesazure.storage.transport import Transport
+from tesazure.storage.urls import redact
 from tesazure.storage.wire import Answer, FilePart
 
 VERSION = {"x-ms-version": "2024-11-04"}
@@ -75,7 +76,7 @@ class Requests:
             answer = self.transport.send("GET", url, headers=self.headers, sink=lambda _: take)
             return answer, bytes(body)
 
-        answer, body = self.transport.persist("LIST", once)
+        answer, body = self.transport.persist(f"LIST {redact(url)}", once)
         accept(answer, "LIST", target)
         if b"<!DOCTYPE" in body:  # which could make expat's memory grow without end
             raise StorageError("LIST: the answer has a document type, as no list of Azure's has")

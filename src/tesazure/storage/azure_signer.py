@@ -21,6 +21,7 @@ from tesazure.azure_identity import Identity, credential_of, short, was_answered
 from tesazure.errors import PermissionDenied, StorageError, StorageUnavailable, TesazureError
 from tesazure.storage.azure_urls import AzureUrl, BlobUrl, is_account_host
 from tesazure.storage.sas import DelegationKey, Grant, Place, delegation_sas, service_sas
+from tesazure.trust import authorities
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -224,7 +225,7 @@ class AzureSigner:
         """As `storage.transport` has it: proxies that the environment names are not used."""
         from azure.core.pipeline.transport import RequestsTransport
 
-        verify = self._config.identity.ca_bundle or True
+        verify = authorities(self._config.identity.ca_bundle)
         return RequestsTransport(use_env_settings=False, connection_verify=verify, **_TIMEOUTS)
 
     def _user_key(

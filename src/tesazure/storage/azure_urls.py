@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from operator import attrgetter
 from typing import ClassVar, Self
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode, urlsplit
@@ -200,11 +201,10 @@ def _found(url: str, configured: str, suffixes: tuple[str, ...]) -> tuple[str, s
         return None
     scheme, host, port = origin
     path = urlsplit(url).path
-    if configured and _origin(configured) == origin:
-        base = urlsplit(configured).path.rstrip("/")
-        if path == base or path.startswith(f"{base}/"):
-            endpoint = configured.rstrip("/")
-            return endpoint, _account(endpoint, suffixes), path[len(base) :].lstrip("/")
+    if configured:
+        place, base, account = _configured(configured, suffixes)
+        if place == origin and (path == base or path.startswith(f"{base}/")):
+            return configured.rstrip("/"), account, path[len(base) :].lstrip("/")
     if not host.endswith(suffixes):
         return None
     if not is_account_host(host, suffixes):
@@ -213,6 +213,19 @@ def _found(url: str, configured: str, suffixes: tuple[str, ...]) -> tuple[str, s
     shown = "" if port == _DEFAULT_PORTS[scheme] else f":{port}"
     endpoint = f"{scheme}://{host}{shown}"
     return endpoint, _account(endpoint, suffixes), path.lstrip("/")
+
+
+@lru_cache(maxsize=8)
+def _configured(
+    endpoint: str, suffixes: tuple[str, ...]
+) -> tuple[tuple[str, str, int] | None, str, str]:
+    """Of an endpoint that settings name: its origin, path and account. Every URL of every file is
+    compared with the same one or two."""
+    return (
+        _origin(endpoint),
+        urlsplit(endpoint).path.rstrip("/"),
+        _account(endpoint.rstrip("/"), suffixes),
+    )
 
 
 def is_account_host(host: str, suffixes: tuple[str, ...]) -> bool:

@@ -103,6 +103,16 @@ class Storage(Protocol):
 
 
 @runtime_checkable
+class Selecting(Storage, Protocol):
+    """A Storage whose server can list a part of a directory by itself."""
+
+    def select(self, url: str, start: str, *, deep: bool) -> Iterator[Entry]:
+        """As `list`, but only paths that begin with `start`; unless `deep`, only what lies directly
+        in the directory `url`: a directory there is one entry, whatever it holds."""
+        ...
+
+
+@runtime_checkable
 class Probing(Protocol):
     """A Storage whose `stat` may tell of objects whose content it would not give."""
 

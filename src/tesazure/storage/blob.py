@@ -85,9 +85,13 @@ class BlobStorage:
     def list(self, url: str) -> Iterator[Entry]:
         """Needs a SAS of the container that permits to list. A name that is no file's path (an
         empty part, `..`) ends it with an error."""
+        return self.select(url, "", deep=True)
+
+    def select(self, url: str, start: str, *, deep: bool) -> Iterator[Entry]:
+        """As above; what is not selected can have any name."""
         target = BlobUrl.parse(url, self._endpoints)
         with about(url):
-            yield from self._entries(target)
+            yield from self._entries(target, start, "" if deep else "/")
 
     def get(self, url: str, path: Path, progress: Progress | None = None) -> int:
         """In parallel ranges of one version; compared with the MD5 that the blob has, if any."""
@@ -173,13 +177,13 @@ class BlobStorage:
             accept(answer, "HEAD", target)
         raise StorageNotFound("a blob has this name, but no directory")
 
-    def _entries(self, target: BlobUrl) -> Iterator[Entry]:
-        start = len(_prefix(target))
+    def _entries(self, target: BlobUrl, start: str, delimiter: str) -> Iterator[Entry]:
+        above_all = len(_prefix(target))
         empty: dict[str, None] = {}
         found = False
-        for item in self._items(target, self._page):
+        for item in self._items(target, self._page, start, delimiter):
             found = True
-            relative = item.name[start:]
+            relative = item.name[above_all:]
             if item.is_directory:
                 relative = relative.removesuffix("/")
                 if not relative:
@@ -201,18 +205,22 @@ class BlobStorage:
         if not found and not self._stat(target).is_directory:
             raise StorageError("is a blob, not a directory")
 
-    def _items(self, target: BlobUrl, page: int) -> Iterator[_Item]:
-        """The blobs below a directory, and what marks it as one itself."""
-        prefix = _prefix(target)
+    def _items(
+        self, target: BlobUrl, page: int, start: str = "", delimiter: str = ""
+    ) -> Iterator[_Item]:
+        """The blobs below a directory, and what marks it as one itself. With a delimiter, names are
+        cut off behind it, and are directories then."""
+        prefix = _prefix(target) + start
         container = target.at("")
         parameters = (
             f"restype=container&comp=list&include=metadata&maxresults={page}"
-            f"&prefix={quote(prefix, safe='')}"
+            f"&prefix={quote(prefix, safe='')}{'&delimiter=' if delimiter else ''}{delimiter}"
         )
-        for item in self._requests.listed(container, parameters, "Blobs/Blob"):
+        for item in self._requests.listed(container, parameters, "Blobs/*"):
             name, size = name_of(item), int(item.findtext("Properties/Content-Length") or 0)
             is_directory = (
-                _is_marked(item)
+                item.tag == "BlobPrefix"
+                or _is_marked(item)
                 or item.findtext("Properties/ResourceType") == "directory"
                 or (name.endswith("/") and size == 0)
             )

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from tesazure.errors import StorageError, StorageNotFound
 from tesazure.storage.base import Entry, Progress, Stat
-from tesazure.storage.keys import Place, entries, named, parse, parse_object
+from tesazure.storage.keys import Place, entries, parse, parse_object
 from tesazure.storage.sources import Source, opened_source
+from tesazure.storage.urls import named
 
 
 class BucketStorage(ABC):
@@ -36,12 +37,16 @@ class BucketStorage(ABC):
 
     def list(self, url: str) -> Iterator[Entry]:
         """In pages, so that memory stays small whatever the directory holds."""
+        return self.select(url, "", deep=True)
+
+    def select(self, url: str, start: str, *, deep: bool) -> Iterator[Entry]:
+        """As above."""
         place = parse(url)
         found = False
 
         def keys() -> Iterator[tuple[str, int]]:
             nonlocal found
-            for key, size in self._keys(place, self._page):
+            for key, size in self._keys(place, self._page, start, "" if deep else "/"):
                 found = True
                 yield key, size
 
@@ -83,9 +88,12 @@ class BucketStorage(ABC):
         """An object. Raises StorageNotFound."""
 
     @abstractmethod
-    def _keys(self, place: Place, page: int) -> Iterator[tuple[str, int]]:
-        """Keys and sizes below a place, in order, so many at a time. Raises StorageNotFound for a
-        bucket that is not there."""
+    def _keys(
+        self, place: Place, page: int, start: str = "", delimiter: str = ""
+    ) -> Iterator[tuple[str, int]]:
+        """Keys that begin with `start` below a place, and sizes, in order, so many at a time. With
+        a delimiter, keys that hold it further on are cut off behind it, have size 0, and come once,
+        after the others of a page. Raises StorageNotFound for a bucket that is not there."""
 
     @abstractmethod
     def _fetch(self, place: Place, path: Path, progress: Progress | None) -> int:

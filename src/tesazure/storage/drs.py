@@ -31,11 +31,10 @@ from tesazure.errors import (
 )
 from tesazure.storage.base import Entry, Progress, Stat, Storage, settled, waiting
 from tesazure.storage.digests import Digest
-from tesazure.storage.keys import named
 from tesazure.storage.local import os_errors
 from tesazure.storage.parts import download, in_parts
 from tesazure.storage.transport import Transport
-from tesazure.storage.urls import printable, redact, scheme_of
+from tesazure.storage.urls import named, printable, redact, scheme_of
 from tesazure.storage.wire import Again, Answer, require, retry_after, status_of
 
 _URL = re.compile(r"drs://([^/?#@]+)/([^/?#]+)((?:/.*)?)", re.DOTALL | re.IGNORECASE)

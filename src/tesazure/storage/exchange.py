@@ -285,7 +285,7 @@ class _Talk:
     def _hear(self, line: str) -> None:
         if self._complete:
             return  # a trailer
-        if found := _STATUS.fullmatch(line):
+        if line.startswith("HTTP/") and (found := _STATUS.fullmatch(line)):
             # Azure's are several sentences, of which the first one says it.
             reason = _END_OF_SENTENCE.sub("", "".join(filter(str.isprintable, found[2] or "")))
             self._answer = Answer(int(found[1]), reason[:100], {}, b"", self._request.target.url)

@@ -64,6 +64,7 @@ class _Object(msgspec.Struct, rename="camel"):
 
 class _Page(msgspec.Struct, rename="camel"):
     items: tuple[_Object, ...] = ()
+    prefixes: tuple[str, ...] = ()
     next_page_token: str = ""
 
 
@@ -102,10 +103,14 @@ class GcsStorage(BucketStorage):
             is_directory=False, size=found.size, checksum=checksum, version=found.generation
         )
 
-    def _keys(self, place: Place, page: int) -> Iterator[tuple[str, int]]:
+    def _keys(
+        self, place: Place, page: int, start: str = "", delimiter: str = ""
+    ) -> Iterator[tuple[str, int]]:
         url = self._objects(place)
-        query = {"prefix": place.prefix, "maxResults": str(page)}
+        query = {"prefix": place.prefix + start, "maxResults": str(page)}
         query["fields"] = "nextPageToken,items(name,size)"
+        if delimiter:
+            query |= {"delimiter": delimiter, "fields": f"{query['fields']},prefixes"}
         while True:
             asked = f"{url}?{urlencode(query)}"
             answer = self._transport.ask("GET", asked, headers=self._headers)
@@ -113,6 +118,7 @@ class GcsStorage(BucketStorage):
             listed = _decoded(answer, _Page, f"GET {url}")
             for item in listed.items:
                 yield item.name, item.size
+            yield from ((prefix, 0) for prefix in listed.prefixes)
             if not listed.next_page_token:
                 return
             query["pageToken"] = listed.next_page_token

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tesazure.errors import StorageError, StorageUnavailable
+from tesazure.trust import authorities
 
 GOOD_S = 55 * 60.0
 """Seconds that a token is good for when it is handed out. Google gives none for above an hour."""
@@ -74,7 +75,7 @@ class GcsTokens:
 
         with requests.Session() as session:
             session.trust_env = False  # no proxies that the environment names
-            session.verify = self._ca_bundle or True
+            session.verify = authorities(self._ca_bundle)
             request = Request(session)
 
             def send(*arguments: Any, **options: Any) -> Any:

@@ -7,7 +7,6 @@ ends in a slash.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterable, Iterator
 
@@ -96,13 +95,3 @@ def entries(prefix: str, found: Iterable[tuple[str, int]]) -> Iterator[Entry]:
             yield Entry(path, size)
     if empty:
         yield Entry(empty[:-1], 0, is_directory=True)
-
-
-@contextlib.contextmanager
-def named(url: str) -> Iterator[None]:
-    """Storage's errors of the block begin with `url`, as those who wrote it know it; what follows
-    is the request that failed."""
-    try:
-        yield
-    except StorageError as error:
-        raise type(error)(f"{redact(url)}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -15,6 +16,33 @@ from tesazure.storage.base import Progress
 T = TypeVar("T")
 
 _TICK_S = 0.2
+_QUIET_S = 10
+"""Between two sentences: thousands of files may wait for one server."""
+
+
+def _silent(_about: str, _text: str) -> None:
+    """For whoever has nobody to tell."""
+
+
+class Sparingly:
+    """Says each thing once at most, and nothing within ten seconds of the last one."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """`say` is called from any thread."""
+        self._say = say
+        self._lock = threading.Lock()
+        self._said: set[str] = set()
+        self._silent_until = 0.0
+
+    def __call__(self, about: str, text: str) -> None:
+        """Say `text`, unless something was said of `about` before."""
+        now = time.monotonic()
+        with self._lock:
+            if now < self._silent_until or about in self._said:
+                return
+            self._said.add(about)
+            self._silent_until = now + _QUIET_S
+        self._say(f"{about}: {text}")
 
 
 class Patience(msgspec.Struct, frozen=True):
@@ -23,7 +51,8 @@ class Patience(msgspec.Struct, frozen=True):
     The pause before the n-th retry is random, between half of and all of `pause_s` * 2^(n-1), at
     most `longest_pause_s`. A server's Retry-After counts up to `retry_after_s`, and up to a quarter
     more, so that not all who were told it come back at once. A transfer that came `progress_bytes`
-    further, in however many tries, has its `attempts` anew.
+    further, in however many tries, has its `attempts` anew. `say` hears before a pause what is
+    waited for: what is asked, and why and how long.
     """
 
     attempts: int = 7
@@ -34,6 +63,7 @@ class Patience(msgspec.Struct, frozen=True):
     longest_pause_s: float = 30
     retry_after_s: float = 120
     progress_bytes: int = 2**20
+    say: Callable[[str, str], None] = _silent
 
 
 class Again(Exception):
@@ -70,6 +100,10 @@ def persist(
             if failures >= patience.attempts:
                 raise StorageUnavailable(f"{what}: {again.reason} ({failures} attempts)") from again
             pause = pause_after(patience, failures, again.retry_after_s)
+            reason = again.reason
+        if progress:
+            progress(0)  # nothing is said of what is not wanted any more
+        patience.say(what, f"{reason}; tried again in {pause:.1f} s")
         _sleep(pause, progress)
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tesazure.access import Access, Endpoints
-from tesazure.errors import UnsupportedUrl
+from tesazure.errors import StorageError, UnsupportedUrl
 from tesazure.storage.base import Storage
 from tesazure.storage.file import FileStorage
+from tesazure.storage.mounted import MountDirs, Wanted
 from tesazure.storage.mounts import Mounts
+from tesazure.storage.shared import is_shared
 from tesazure.storage.urls import redact, scheme_of
 
 if TYPE_CHECKING:
+    from tesazure.storage.patience import Patience
     from tesazure.storage.transport import Transport
 
 _GOOD_S = 1.0
@@ -53,11 +56,13 @@ class Storages:
         endpoints: Endpoints | None = None,
         access: Access | None = None,
         drs_dirs: Sequence[Path | str] | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         """`denied` are directories that nothing is read from or written to, whatever `allow_dirs`
         says; `allow_private` is for network addresses, of which those of `endpoints` are allowed in
         any case. `drs_dirs`: the directories that a DRS server may lead to, which nobody here
-        named; None: as `allow_dirs`."""
+        named; None: as `allow_dirs`. `say` hears, sparingly, from any thread, what a transfer waits
+        for before it tries again."""
         self._allow_dirs = tuple(map(Path, allow_dirs))
         self._denied = tuple(map(Path, denied))
         self._drs_dirs = self._allow_dirs if drs_dirs is None else tuple(map(Path, drs_dirs))
@@ -66,8 +71,11 @@ class Storages:
         self._access = access or Access()
         self._made: dict[str, Storage] = {}
         self._transport_made: Transport | None = None
+        self._patience_made: Patience | None = None
+        self._say = say
         self._lock = threading.RLock()
         self._mounts = Mounts()
+        self._mount_dirs = MountDirs()
         self._good: tuple[set[str], set[str]] = (set(), set())
         """URLs found good lately: to be read, to be written."""
         self._good_until = 0.0
@@ -82,6 +90,19 @@ class Storages:
             "sftp": self._sftp,
             "drs": self._drs,
         }
+
+    def serve_shared(self, storage: Storage) -> None:
+        """Have `storage` serve paths below /tes-wd/shared-global, whatever `allow_dirs` says."""
+        self._made["shared"] = storage
+
+    def mount(self, mounts: MountDirs) -> None:
+        """Have `refused_mounts` answer for these; without, nothing is mounted."""
+        self._mount_dirs = mounts
+
+    def refused_mounts(self, wanted: Iterable[Wanted]) -> dict[int, StorageError]:
+        """Which inputs cannot be mounted though they are to be, by index, with the reason. Asks the
+        file system, as the checks of URLs do."""
+        return self._mount_dirs.find(wanted)[1]
 
     def for_url(self, url: str) -> Storage:
         """The system that serves `url`; raises UnsupportedUrl, which lists those there are, or
@@ -109,6 +130,8 @@ class Storages:
                 return "blob"
             if FileUrl.serves(url, self._endpoints):
                 return "azure_files"
+        if name == "file" and "shared" in self._made and is_shared(url):
+            return "shared"
         return name
 
     def check_input(self, url: str) -> None:
@@ -120,10 +143,10 @@ class Storages:
         """Raises UnsupportedUrl or PermissionDenied if `url` can never be written. As above."""
         self._check(url, writing=True)
 
-    def checks_at_once(self, url: str) -> bool:
-        """Whether a check of `url` cannot hang: it asks no file system, or all of this machine's
+    def checks_at_once(self, urls: Iterable[str]) -> bool:
+        """Whether checks of `urls` cannot hang: they ask no file system, or all of this machine's
         are on its own disks."""
-        return self._mounts.are_local() or scheme_of(url) not in ("", "file")
+        return self._mounts.are_local() or all(scheme_of(url) not in ("", "file") for url in urls)
 
     def _check(self, url: str, *, writing: bool) -> None:
         """Check, unless that was done within the last second: tasks share their large inputs, and
@@ -170,8 +193,18 @@ class Storages:
                 allow_private=self._allow_private,
                 trusted={f"{target.host}:{target.port}" for target in configured},
                 ca_bundle=e.ca_bundle,
+                patience=self._patience(),
             )
         return self._transport_made
+
+    def _patience(self) -> Patience:
+        """That of all systems."""
+        from tesazure.storage.patience import Patience, Sparingly
+
+        if self._patience_made is None:
+            say = self._say
+            self._patience_made = Patience(say=Sparingly(say)) if say else Patience()
+        return self._patience_made
 
     def _file(self) -> Storage:
         return FileStorage(self._allow_dirs, self._denied)
@@ -204,7 +237,7 @@ class Storages:
     def _ftp(self) -> Storage:
         from tesazure.storage.ftp import FtpStorage
 
-        return FtpStorage(allow_private=self._allow_private)
+        return FtpStorage(allow_private=self._allow_private, patience=self._patience())
 
     def _sftp(self) -> Storage:
         from tesazure.storage.sftp import SftpStorage
@@ -213,6 +246,7 @@ class Storages:
             self._access.sftp_key,
             self._endpoints.sftp_known_hosts,
             allow_private=self._allow_private,
+            patience=self._patience(),
         )
 
     def _drs(self) -> Storage:

@@ -73,10 +73,14 @@ class S3Storage(BucketStorage):
             require(answer, f"GET {target}", hint=self._requests.hint)
         return _stat_of(answer)
 
-    def _keys(self, place: Place, page: int) -> Iterator[tuple[str, int]]:
+    def _keys(
+        self, place: Place, page: int, start: str = "", delimiter: str = ""
+    ) -> Iterator[tuple[str, int]]:
         # Escaped, because XML cannot hold every character that a key can.
         query = {"list-type": "2", "encoding-type": "url", "max-keys": str(page)}
-        query["prefix"] = place.prefix
+        query["prefix"] = place.prefix + start
+        if delimiter:
+            query["delimiter"] = delimiter
         bucket = Place(place.bucket, "")
         what = f"GET {self._requests.url(bucket)}"
         while True:
@@ -87,6 +91,9 @@ class S3Storage(BucketStorage):
             for item in listed.iterfind("{*}Contents"):
                 key = text_of(item, "Key")
                 yield unquote_plus(key) if is_escaped else key, int(text_of(item, "Size"))
+            for item in listed.iterfind("{*}CommonPrefixes"):
+                key = text_of(item, "Prefix")
+                yield unquote_plus(key) if is_escaped else key, 0
             token = text_of(listed, "NextContinuationToken")
             if not token:
                 return

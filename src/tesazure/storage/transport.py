@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin
 
@@ -32,6 +33,7 @@ from tesazure.storage.wire import (
     status_of,
     target_of,
 )
+from tesazure.trust import authorities
 
 if TYPE_CHECKING:
     from tesazure.storage.exchange import Line, Manner
@@ -222,13 +224,14 @@ class Transport:
             if self._manner is None:
                 from tesazure.storage.exchange import Manner
 
-                file, directory = (self._ca_bundle, "") if self._ca_bundle else _system_bundle()
+                trusted = authorities(self._ca_bundle)
+                is_directory = Path(trusted).is_dir()
                 self._manner = Manner(
                     guard=self._guard,
                     connect_s=self.patience.connect_s,
                     read_s=self.patience.read_s,
-                    ca_file=file,
-                    ca_directory=directory,
+                    ca_file="" if is_directory else trusted,
+                    ca_directory=trusted if is_directory else "",
                     names=self._names,
                 )
             return self._manner
@@ -245,21 +248,3 @@ def _redirected(target: Target, leads_to: str, what: str) -> Target:
     if found.user is None and found.origin == target.origin:
         return msgspec.structs.replace(found, user=target.user)
     return found
-
-
-def _system_bundle() -> tuple[str, str]:
-    """File or directory of the certificates that this machine trusts, or else those that come with
-    Python packages."""
-    import ssl
-
-    paths = ssl.get_default_verify_paths()
-    if paths.cafile:
-        return paths.cafile, ""
-    if paths.capath:
-        from pathlib import Path
-
-        if any(Path(paths.capath).iterdir()):
-            return "", paths.capath
-    import certifi
-
-    return certifi.where(), ""

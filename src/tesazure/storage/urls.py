@@ -1,12 +1,15 @@
-"""URLs as TES clients write them: schemes, file paths, joining, and hiding secrets. Pure."""
+"""URLs as TES clients write them: schemes, file paths, joining, and naming them in messages
+without their secrets. Pure."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
-from tesazure.errors import UnsupportedUrl
+from tesazure.errors import StorageError, UnsupportedUrl
 from tesazure.errors import printable as printable  # noqa: PLC0414 - storage takes it from here
 from tesazure.secrecy import begin, is_of_this_machine
 
@@ -41,6 +44,18 @@ def redact(url: str) -> str:
         # The beginning of a password with one of / ? # in it, perhaps.
         return printable(f"{start}***")
     return printable(f"{start}{host}{slash}{path}")
+
+
+@contextlib.contextmanager
+def named(url: str) -> Iterator[None]:
+    """Storage's errors of the block name `url`, as those who wrote it know it; what follows is the
+    request that failed."""
+    shown = redact(url)
+    try:
+        yield
+    except StorageError as error:
+        text = str(error)
+        raise type(error)(text if shown in text else f"{shown}: {text}") from error
 
 
 def file_path(url: str) -> str:

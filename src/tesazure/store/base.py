@@ -24,6 +24,7 @@ from tesazure.store.records import (
     TaskBrief,
     TaskRecord,
     Watched,
+    Workflow,
 )
 
 Choose = Callable[[Sequence[Queued], Reservation], Mapping[str, str]]
@@ -66,6 +67,12 @@ class Store(Protocol):
         """As `get`, only what a MINIMAL view needs."""
         ...
 
+    async def get_briefs(
+        self, task_ids: Sequence[str], visibility: Visibility
+    ) -> dict[str, TaskBrief]:
+        """As `get_brief` for each of them, by id, in one read; without those that are None."""
+        ...
+
     async def list_briefs(self, query: ListQuery) -> Page[TaskBrief]:
         """A page of tasks, newest first. A page may hold fewer than `limit` items (even none) and
         still have a next one, when finding more would take too long."""
@@ -75,10 +82,21 @@ class Store(Protocol):
         """As `list_briefs`, whole."""
         ...
 
-    async def request_cancel(self, task_id: str, visibility: Visibility) -> State | None:
+    async def list_workflows(
+        self, limit: int, before: int | None, visibility: Visibility
+    ) -> Page[Workflow]:
+        """A page of the workflows that the caller sees a task of, the last begun first. `before` is
+        `next_before` of the page before. Cheap with a million tasks."""
+        ...
+
+    async def get_workflow(self, workflow_id: str, visibility: Visibility) -> Workflow | None:
+        """One of those; None if the caller sees no task of it."""
+        ...
+
+    async def request_cancel(self, task_id: str, visibility: Visibility) -> bool | None:
         """QUEUED without an attempt becomes CANCELED at once (by way of CANCELING); other live
-        states become CANCELING; CANCELING and terminal states stay. Returns the state now, None if
-        there is no such task for the caller."""
+        states become CANCELING; CANCELING and terminal states stay. Whether it changed anything;
+        None if there is no such task for the caller."""
         ...
 
     async def events_after(

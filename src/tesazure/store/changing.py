@@ -14,6 +14,7 @@ from tesazure.callers import Visibility
 from tesazure.errors import StaleVersion
 from tesazure.model import TERMINAL, State, TaskLog
 from tesazure.report import system_line
+from tesazure.store.costs import cost_of
 from tesazure.store.engine import Prepared
 from tesazure.store.reading import STATES, stored_notes
 from tesazure.store.records import Change
@@ -33,6 +34,8 @@ _HEAD = Prepared(
         tasks.c.ended,
         attempts.c.released,
         tasks.c.notes,
+        tasks.c.workflow,
+        attempts.c.cost,
         select(sealed.c.seq).where(sealed.c.seq == tasks.c.seq).exists(),
     )
     .select_from(
@@ -70,6 +73,7 @@ _UPDATE_ATTEMPT = Prepared(
         seen_events=_kept("seen_events"),
         handle=_kept("handle"),
         released=_kept("released"),
+        cost=_kept("cost"),
     )
 )
 _END_ATTEMPTS = Prepared(
@@ -104,6 +108,9 @@ class Head(msgspec.Struct):
     released: bool
     """Of the newest attempt; true if there is none."""
     notes: str | None
+    workflow: int | None
+    cost: int | None
+    """Of the newest attempt, as known."""
     has_sealed: bool
 
 
@@ -116,7 +123,7 @@ def head(transaction: Transaction, task_id: str) -> Head | None:
     seq, found_id, state, version, owner, tenant, server, attempt, ended = row[:9]
     return Head(
         *(seq, found_id, STATES[state], version, (owner, tenant), server, attempt, ended),
-        *(released, row[10], bool(row[11])),
+        *(released, *row[10:13], bool(row[13])),
     )
 
 
@@ -126,6 +133,9 @@ def apply(transaction: Transaction, change: Change) -> int:
     _allowed(task, change)
     link = transaction.link
     if _touches_attempt(change):
+        cost = None if change.log is None else cost_of(change.log)
+        if cost is not None and task.workflow is not None:
+            transaction.workflows.spend(task.workflow, cost - (task.cost or 0))
         link.run(
             _UPDATE_ATTEMPT,
             of=task.seq,
@@ -134,31 +144,34 @@ def apply(transaction: Transaction, change: Change) -> int:
             new_seen_events=change.seen_events,
             new_handle=None if change.handle is None else _encode(change.handle),
             new_released=change.released,
+            new_cost=cost,
         )
         task.released = task.released if change.released is None else change.released
     if change.document is not None:
         link.run(_UPDATE_DOC, of=task.seq, new=change.document)
     now = transaction.now()
     if change.via is not None:
-        transaction.add_event(task.seq, task.id, task.state, change.via, now, task.owner)
+        transaction.add_event(
+            *(task.seq, task.id, task.state, change.via, now, task.owner, task.workflow)
+        )
         task.state = change.via
     return _advance(transaction, task, change.state, now, change.retry_at)
 
 
-def request_cancel(transaction: Transaction, task_id: str, visibility: Visibility) -> State | None:
+def request_cancel(transaction: Transaction, task_id: str, visibility: Visibility) -> bool | None:
     """See Store.request_cancel."""
     task = head(transaction, task_id)
     if task is None or not visibility.sees(*task.owner):
         return None
     if task.state in TERMINAL or task.state is State.CANCELING:
-        return task.state
+        return False
     now = transaction.now()
     # Without a live attempt nothing of it runs, and nobody would come by to end it.
     idle = task.state is State.QUEUED and task.released
     _advance(transaction, task, State.CANCELING, now)
     if idle:
         _advance(transaction, task, State.CANCELED, now)
-    return task.state
+    return True
 
 
 def reject(transaction: Transaction, task_id: str, version: int, reason: str, now: float) -> None:
@@ -171,7 +184,7 @@ def reject(transaction: Transaction, task_id: str, version: int, reason: str, no
     number = task.attempt + 1
     row = (
         *(task.seq, number, f"{task_id}.{number}.rejected", None, True, True, now, now),
-        *(0.0, 0, 0, 0, None, _encode(log)),
+        *(0.0, 0, 0, 0, None, _encode(log), None),
     )
     transaction.link.run_many(INSERT_ATTEMPT, [row])
     transaction.link.run(_COUNT_ATTEMPT, of=task.seq, at=number)
@@ -243,7 +256,9 @@ def _advance(
     """Write the task's row, and the event if its state changes. `task` follows."""
     new = state or task.state
     if state is not None:
-        transaction.add_event(task.seq, task.id, task.state, state, now, task.owner)
+        transaction.add_event(
+            *(task.seq, task.id, task.state, state, now, task.owner, task.workflow)
+        )
         if state in TERMINAL:
             task.ended = now
             if task.attempt:

@@ -52,17 +52,21 @@ _POSTGRES_SETTINGS = (
 class Prepared:
     """A statement of fixed shape. Values are given by the names of its bind parameters."""
 
-    __slots__ = ("_compiled", "_statement")
+    __slots__ = ("_columns", "_compiled", "_statement")
 
-    def __init__(self, statement: Executable) -> None:
+    def __init__(self, statement: Executable, columns: Sequence[str] | None = None) -> None:
+        """`columns` are those that an INSERT names, in the table's order; None: all."""
         self._statement = statement
+        self._columns = columns
         self._compiled: dict[str, tuple[str, list[str], dict[str, Any]]] = {}
 
     def on(self, dialect: sqlalchemy.Dialect) -> tuple[str, list[str], dict[str, Any]]:
         """Text for the driver, names in the order of its places, values of constants."""
         found = self._compiled.get(dialect.name)
         if found is None:
-            compiled: Any = self._statement.compile(dialect=dialect)  # type: ignore[attr-defined]
+            compiled: Any = self._statement.compile(  # type: ignore[attr-defined]
+                dialect=dialect, column_keys=self._columns
+            )
             constants = {k: v for k, v in compiled.params.items() if v is not None}
             found = (str(compiled), list(compiled.positiontup), constants)
             self._compiled[dialect.name] = found

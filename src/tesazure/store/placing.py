@@ -120,6 +120,7 @@ def place(
             (
                 *(row[0], row[7] + 1, chosen[row[1]], scope, False, False, now, None),
                 *(*row[4:7], 0, None, _encode(first_log(row[8], now)) if row[8] else _EMPTY_LOG),
+                None,
             )
             for row in placed
         ],

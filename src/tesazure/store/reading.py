@@ -141,6 +141,17 @@ def brief(link: Link, task_id: str) -> tuple[TaskBrief, str | None, str | None] 
     return None if row is None else (TaskBrief(row[0], task_id, STATES[row[1]]), *row[2:])
 
 
+def briefs(link: Link, task_ids: Sequence[str], visibility: Visibility) -> dict[str, TaskBrief]:
+    """See Store.get_briefs."""
+    columns = tasks.c.id, tasks.c.seq, tasks.c.state, tasks.c.owner, tasks.c.tenant
+    found = link.core.execute(select(*columns).where(tasks.c.id.in_(task_ids)))
+    return {
+        row[0]: TaskBrief(row[1], row[0], STATES[row[2]])
+        for row in found
+        if visibility.sees(*row[3:])
+    }
+
+
 def sealed_of(link: Link, task_id: str) -> bytes | None:
     """See Store.sealed."""
     row = link.row(_SEALED, task_id=task_id)
@@ -203,19 +214,19 @@ def events_after(
         query = select(*_EVENT_COLUMNS).where(
             events.c.number > number,
             events.c.seq.in_(seqs),
-            *(events.c[name] == value for name, value in _whose(visibility).items()),
+            *(events.c[name] == value for name, value in whose(visibility).items()),
         )
         rows = link.core.execute(query.order_by(events.c.number).limit(limit))
     elif visibility.everyone:
         rows = link.rows(_EVENTS, after=number, most=limit)
     else:
-        whose = _whose(visibility)
-        rows = link.rows(_EVENTS_OF[tuple(whose)], after=number, most=limit, **whose)
+        seen = whose(visibility)
+        rows = link.rows(_EVENTS_OF[tuple(seen)], after=number, most=limit, **seen)
     return [StateEvent(row[0], row[1], STATES[row[2]], *row[3:]) for row in rows]
 
 
-def _whose(visibility: Visibility) -> dict[str, str]:
-    """The columns of events that tell whether a caller sees it, and what they must be."""
+def whose(visibility: Visibility) -> dict[str, str]:
+    """The columns that tell whether a caller sees an event or a workflow, and what they must be."""
     wanted = {"owner": visibility.owner, "tenant": visibility.tenant}
     return {name: value for name, value in wanted.items() if value is not None}
 

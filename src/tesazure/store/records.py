@@ -21,6 +21,16 @@ class Reservation(msgspec.Struct, frozen=True):
     disk_bytes: int
 
 
+class WorkflowName(msgspec.Struct, frozen=True):
+    """The workflow that a task says it is part of."""
+
+    id: str
+    name: str
+    """Empty if unknown; so is `submitter`."""
+    submitter: str
+    """The engine."""
+
+
 class NewTask(msgspec.Struct, frozen=True):
     """One task to be made durable. `document` is the encoded `model.Task`."""
 
@@ -39,6 +49,7 @@ class NewTask(msgspec.Struct, frozen=True):
     """The secrets of its URLs, kept until it has ended, as `sealing` made them."""
     tenant: str | None = None
     """The owner's."""
+    workflow: WorkflowName | None = None
 
 
 class AttemptRecord(msgspec.Struct, frozen=True):
@@ -96,6 +107,23 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 
     items: list[T]
     next_before: int | None
+
+
+class Workflow(msgspec.Struct, frozen=True):
+    """The tasks of one workflow that a caller sees, together. Times in seconds since the epoch."""
+
+    id: str
+    name: str
+    submitter: str
+    states: dict[State, int]
+    """How many tasks are in each state that there are any in."""
+    first_activity: float
+    """When the first task was created."""
+    last_activity: float
+    """When a task was created, or changed its state, most lately."""
+    cost_usd: str | None
+    """What all its attempts are estimated to cost, as a decimal number; None if that is known of
+    none. Tasks whose records are gone have cost what they cost."""
 
 
 class StateEvent(msgspec.Struct, frozen=True):

@@ -43,7 +43,7 @@ _DISCARDABLE = Prepared(
 )
 _kept = select(attempts.c.seq).where(attempts.c.seq == tasks.c.seq, or_(UNRELEASED, UNDISCARDED))
 _FORGETTABLE = Prepared(
-    select(tasks.c.seq, tasks.c.state, docs.c.document)
+    select(tasks.c.seq, tasks.c.state, tasks.c.workflow, docs.c.document)
     .join_from(tasks, docs, docs.c.seq == tasks.c.seq)
     .where(tasks.c.ended < bindparam("before"), ~_kept.exists())
     .order_by(tasks.c.ended)
@@ -107,12 +107,12 @@ def forget(transaction: Transaction, ended_before: float, limit: int) -> int:
     """See Store.forget."""
     link = transaction.link
     rows = link.rows(_FORGETTABLE, before=ended_before, most=limit)
-    for seq, state, document in rows:
+    for seq, state, workflow, document in rows:
         for key, value in (_tags_of(document).tags or {}).items():
             link.run(_DELETE_TAG, of_key=stored_tag(key), of_value=stored_tag(value or ""), of=seq)
         for statement in _DELETES:
             link.run(statement, of=seq)
-        transaction.uncount(STATES[state], 1)
+        transaction.uncount(STATES[state], workflow)
     return len(rows)
 
 

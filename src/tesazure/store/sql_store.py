@@ -13,7 +13,16 @@ from sqlalchemy import bindparam, insert, update
 from tesazure.callers import Visibility
 from tesazure.errors import ConfigurationError, StoreUnavailable
 from tesazure.model import State
-from tesazure.store import api_tokens, changing, lists, placing, reading, retention, schema
+from tesazure.store import (
+    api_tokens,
+    changing,
+    lists,
+    placing,
+    reading,
+    retention,
+    schema,
+    workflows,
+)
 from tesazure.store.base import Choose
 from tesazure.store.engine import Database, Link, Prepared
 from tesazure.store.records import (
@@ -26,6 +35,7 @@ from tesazure.store.records import (
     TaskBrief,
     TaskRecord,
     Watched,
+    Workflow,
 )
 from tesazure.store.tables import pings
 from tesazure.store.transaction import Transaction, last_event
@@ -121,13 +131,26 @@ class SqlStore:
         found = await self._read(lambda link: reading.brief(link, task_id))
         return found[0] if found and visibility.sees(*found[1:]) else None
 
+    async def get_briefs(
+        self, task_ids: Sequence[str], visibility: Visibility
+    ) -> dict[str, TaskBrief]:
+        return await self._read_long(lambda link: reading.briefs(link, task_ids, visibility))
+
     async def list_briefs(self, query: ListQuery) -> Page[TaskBrief]:
         return await self._read_long(lambda link: lists.brief_page(link, query))
 
     async def list_records(self, query: ListQuery) -> Page[TaskRecord]:
         return await self._read_long(lambda link: lists.record_page(link, query))
 
-    async def request_cancel(self, task_id: str, visibility: Visibility) -> State | None:
+    async def list_workflows(
+        self, limit: int, before: int | None, visibility: Visibility
+    ) -> Page[Workflow]:
+        return await self._read_long(lambda link: workflows.page(link, limit, before, visibility))
+
+    async def get_workflow(self, workflow_id: str, visibility: Visibility) -> Workflow | None:
+        return await self._read_long(lambda link: workflows.one(link, workflow_id, visibility))
+
+    async def request_cancel(self, task_id: str, visibility: Visibility) -> bool | None:
         return await self._writer.submit(
             lambda transaction: changing.request_cancel(transaction, task_id, visibility)
         )

@@ -24,6 +24,8 @@ from sqlalchemy import (
     literal_column,
 )
 
+from tesazure.model import State
+
 metadata = MetaData()
 
 # SQLite makes a column the row's own number only if its type is spelled INTEGER.
@@ -57,6 +59,7 @@ tasks = Table(
     Column("disk_bytes", BigInteger, nullable=False),
     Column("notes", Text),  # JSON array of strings
     Column("tenant", Ordered),  # of the owner
+    Column("workflow", BigInteger),  # workflows.seq of the one that it is part of
     UniqueConstraint("id", name="uq_tasks_id"),
 )
 
@@ -124,6 +127,7 @@ attempts = Table(
     Column("seen_events", Integer, nullable=False),
     Column("handle", LargeBinary),  # JSON object
     Column("log", LargeBinary, nullable=False),
+    Column("cost", BigInteger),  # billionths of a US dollar; NULL: unknown
     PrimaryKeyConstraint("seq", "number", name="pk_attempts"),
     UniqueConstraint("key", name="uq_attempts_key"),
 )
@@ -147,6 +151,8 @@ events = Table(
     Column("tenant", Ordered),
 )
 Index("ix_events_seq", events.c.seq, events.c.number)
+_partial("ix_events_owner", events, ("owner", "number"), "owner IS NOT NULL")
+_partial("ix_events_tenant", events, ("tenant", "number"), "tenant IS NOT NULL")
 
 servers = Table(
     "servers",
@@ -162,6 +168,25 @@ state_counts = Table(
     Column("state", Ordered, primary_key=True),
     Column("tasks", BigInteger, nullable=False),
 )
+
+workflows = Table(
+    "workflows",
+    metadata,
+    # The tasks of one owner that carry one workflow's id, counted where each of them changes.
+    Column("seq", Number, primary_key=True, autoincrement=False),  # of its first task
+    Column("id", Ordered, nullable=False),
+    Column("name", Ordered, nullable=False),
+    Column("submitter", Ordered, nullable=False),
+    Column("owner", Ordered),
+    Column("tenant", Ordered),
+    Column("first_activity", Double, nullable=False),
+    Column("last_activity", Double, nullable=False),
+    Column("cost", BigInteger),  # of all its attempts, as theirs
+    *(Column(state.value.lower(), BigInteger, nullable=False) for state in State),
+)
+Index("ix_workflows_id", workflows.c.id, workflows.c.seq)
+_partial("ix_workflows_owner", workflows, ("owner", "seq"), "owner IS NOT NULL")
+_partial("ix_workflows_tenant", workflows, ("tenant", "seq"), "tenant IS NOT NULL")
 
 pings = Table(
     "pings",

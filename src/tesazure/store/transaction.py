@@ -11,6 +11,7 @@ from sqlalchemy import Double, bindparam, cast, func, insert, select, update
 from tesazure.model import State
 from tesazure.store.engine import Database, Link, Prepared
 from tesazure.store.tables import events, state_counts
+from tesazure.store.workflows import Tallies
 
 _LAST_EVENT = Prepared(select(func.max(events.c.number)))
 _NOW = Prepared(select(cast(func.extract("epoch", func.clock_timestamp()), Double)))
@@ -33,6 +34,7 @@ class Transaction:
     def __init__(self, database: Database, link: Link) -> None:
         self.database = database
         self.link = link
+        self.workflows = Tallies(link)
         self.last_event = 0
         """Number of the newest event, once one was added."""
         self._now: float | None = None
@@ -61,18 +63,23 @@ class Transaction:
         new: State,
         at: float,
         owner: Owner,
+        workflow: int | None,
     ) -> None:
         """Note that a task changed its state (`old` None: it is new)."""
-        number = self.next_number()
-        self.last_event = number
-        self._events.append((number, seq, task_id, new.value, at, *owner))
-        self._counts[new.value] += 1
+        number = self.last_event = self.next_number()
+        state = new.value
+        self._events.append((number, seq, task_id, state, at, *owner))
+        self._counts[state] += 1
         if old is not None:
             self._counts[old.value] -= 1
+        if workflow is not None:
+            self.workflows.move(workflow, old, new, at)
 
-    def uncount(self, state: State, tasks: int) -> None:
-        """Note that tasks in this state were deleted."""
-        self._counts[state.value] -= tasks
+    def uncount(self, state: State, workflow: int | None) -> None:
+        """Note that a task in this state was deleted."""
+        self._counts[state.value] -= 1
+        if workflow is not None:
+            self.workflows.remove(workflow, state)
 
     def flush(self) -> None:
         """Write what was noted. The last thing before the commit."""
@@ -82,6 +89,7 @@ class Transaction:
                 self.link.run(_ADD_COUNT, of=state, more=more)
         self._events = []
         self._counts.clear()
+        self.workflows.flush()
 
 
 def last_event(link: Link) -> int:

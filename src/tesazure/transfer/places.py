@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tesazure.errors import StorageError, StorageNotFound
 from tesazure.runner.glob import compile_part
-from tesazure.storage.base import Entry, Storage
+from tesazure.storage.base import Entry, Selecting, Storage
 from tesazure.storage.local import os_errors
 from tesazure.storage.urls import file_path, join, printable, redact, scheme_of, unescaped
 from tesazure.transfer.order import Item
@@ -49,7 +49,12 @@ def matching(storage: Storage, url: str, place: Place) -> Iterator[Entry]:
     StorageNotFound when nothing does."""
     parts = [compile_part(part) for part in place.pattern]
     is_local = scheme_of(url) in OF_THIS_MACHINE
-    found = _on_disk(storage, file_path(url).rstrip("/"), parts) if is_local else storage.list(url)
+    if is_local:
+        found = _on_disk(storage, file_path(url).rstrip("/"), parts)
+    elif isinstance(storage, Selecting):
+        found = _selected(storage, url, place.pattern[0], parts)
+    else:
+        found = storage.list(url)
     nothing = True
     for entry in found:
         names = entry.path.split("/")
@@ -59,6 +64,33 @@ def matching(storage: Storage, url: str, place: Place) -> Iterator[Entry]:
             yield entry
     if nothing:
         raise StorageNotFound(f"{redact(place.item.url)}: nothing matches")
+
+
+def _selected(
+    storage: Selecting, url: str, first: str, parts: Sequence[re.Pattern[str]]
+) -> Iterator[Entry]:
+    """What below a directory can match, and little more; `first` is the pattern's first component.
+    One of several would take a request for each directory that the first one matches, of which
+    there may be more than there are pages of all files: these are listed together."""
+    start = re.split(r"[*?\[\\]", first, maxsplit=1)[0]
+    if len(parts) > 1 or first == f"{start}*":
+        yield from storage.select(url, start, deep=True)
+        return
+    for entry in storage.select(url, start, deep=False):
+        if not entry.is_directory:
+            yield entry
+        elif parts[0].fullmatch(entry.path):
+            yield from _whole(storage, join(url, entry.path), entry.path)
+
+
+def _whole(storage: Storage, url: str, path: str) -> Iterator[Entry]:
+    """The directory at `url` with all below it; `path` is what it is called here."""
+    empty = True
+    for entry in storage.list(url):
+        empty = False
+        yield Entry(f"{path}/{entry.path}", entry.size, entry.is_directory)
+    if empty:
+        yield Entry(path, 0, is_directory=True)
 
 
 def _on_disk(
@@ -75,12 +107,7 @@ def _on_disk(
             if Path(full).is_dir():
                 yield from _on_disk(storage, top, parts[1:], f"{below}/")
         elif (found := storage.stat(full)).is_directory:
-            empty = True
-            for entry in storage.list(full):
-                empty = False
-                yield Entry(f"{below}/{entry.path}", entry.size, entry.is_directory)
-            if empty:
-                yield Entry(below, 0, is_directory=True)
+            yield from _whole(storage, full, below)
         else:
             yield Entry(below, found.size or 0)
 

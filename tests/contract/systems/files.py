@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from tesazure.plan import SHARED_GLOBAL
+from tesazure.storage.base import Storage
 from tesazure.storage.file import FileStorage
+from tesazure.storage.shared import SharedStorage
 from tesazure.storage.urls import join
 from tests.contract.systems import System
 
@@ -19,7 +22,7 @@ class Files(System):
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.storage = FileStorage([root])
+        self.storage: Storage = FileStorage([root])
 
     @classmethod
     @contextlib.contextmanager
@@ -49,4 +52,15 @@ class BarePaths(Files):
         return f"{self.root}/{path}"
 
 
-SYSTEMS = {"file": Files, "bare": BarePaths}
+class Shared(Files):
+    """Paths of the directory that all tasks share, which is elsewhere on this machine."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.storage = SharedStorage(root)
+
+    def url(self, path: str) -> str:
+        return f"{SHARED_GLOBAL}/{path}"
+
+
+SYSTEMS = {"file": Files, "bare": BarePaths, "shared": Shared}

@@ -1,6 +1,6 @@
 """Whether the kernel killed something in a container for want of memory, from its cgroup.
 
-For Podman, which does not always tell. Sources: the kernel's admin-guide/cgroup-v1/memory.rst (10.
+Engines do not always tell. Sources: the kernel's admin-guide/cgroup-v1/memory.rst (10.
 OOM Control) and cgroup-v2.rst (memory.events).
 """
 

@@ -1,8 +1,8 @@
-"""A container image with Snakemake, as its users have one, made without any image registry.
+"""A container image with a workflow engine, as its users have one, made without any image registry.
 
 Wheels are collected on this machine by the client's lock file and installed in a container of the
-`python` test image, which reaches no package index. The job script of Snakemake's TES executor
-installs the storage plugins anew in every task; in this image pip finds them in a directory.
+`python` test image, which reaches no package index. An engine that installs packages anew in every
+task, as Snakemake's TES executor does with storage plugins, finds them in a directory of the image.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from tests.clients import venvs
 from tests.services import base, images
 from tests.services.docker_engine import DockerEngine
 
-REPOSITORY = "tesazure-test/snakemake"
 INSTALL = """\
 set -e
-python3 -m venv --without-pip /opt/snakemake
-python3 -m pip --python /opt/snakemake/bin/python install --quiet --no-index --no-deps /wheels/*.whl
+python3 -m venv --without-pip /opt/client
+python3 -m pip --python /opt/client/bin/python install --quiet --no-index --no-deps /wheels/*.whl
 mkdir /opt/plugins
-cp /wheels/snakemake_storage_plugin_*.whl /opt/plugins
+find /wheels -name '*_plugin_*.whl' -exec cp -t /opt/plugins {} +
 """
+PATH = "/opt/client/bin:/usr/local/bin:/usr/bin:/bin"
 SETTINGS = {
-    "PATH": "/opt/snakemake/bin:/usr/local/bin:/usr/bin:/bin",
+    "PATH": PATH,
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     "PIP_FIND_LINKS": "/opt/plugins",
     "PIP_NO_DEPS": "1",
@@ -49,6 +49,7 @@ def image(engine: DockerEngine, python_image: str, client: str) -> str:
     """
     lock = venvs.lock_file(client)
     facts = f"{INSTALL}{CHANGES}{images.RECIPES['python']}{images.suite()}".encode()
+    repository = f"tesazure-test/{client}"
     digest = hashlib.sha256(lock.read_bytes() + facts).hexdigest()[:16]
     installed = images.CACHE / f"opt-{client}-{digest}.tar"
     with (
@@ -56,8 +57,8 @@ def image(engine: DockerEngine, python_image: str, client: str) -> str:
         contextlib.closing(docker.DockerClient(engine.url, timeout=300)) as connection,
     ):
         with contextlib.suppress(ImageNotFound):
-            connection.images.get(f"{REPOSITORY}:{digest}")
-            return f"{REPOSITORY}:{digest}"
+            connection.images.get(f"{repository}:{digest}")
+            return f"{repository}:{digest}"
         if not installed.exists():
             for older in images.CACHE.glob(f"opt-{client}-*.tar"):
                 older.unlink()
@@ -67,10 +68,10 @@ def image(engine: DockerEngine, python_image: str, client: str) -> str:
         try:
             with installed.open("rb") as tar:
                 container.put_archive("/", tar)
-            container.commit(REPOSITORY, digest, changes=CHANGES)
+            container.commit(repository, digest, changes=CHANGES)
         finally:
             container.remove(force=True)
-    return f"{REPOSITORY}:{digest}"
+    return f"{repository}:{digest}"
 
 
 def install(connection: docker.DockerClient, python_image: str, lock: Path, target: Path) -> None:

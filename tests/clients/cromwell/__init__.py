@@ -1,0 +1,1 @@
+"""A double of Cromwell, and its workflows run by a real server."""
