@@ -72,6 +72,12 @@ class Visibility(msgspec.Struct, frozen=True):
             and (self.tenant is None or self.tenant == tenant)
         )
 
+    def of(self, owner: str) -> Visibility:
+        """What one owner's tasks are of it."""
+        if self.nothing or self.owner not in (None, owner):
+            return NOTHING
+        return Visibility(everyone=False, owner=owner, tenant=self.tenant)
+
     @property
     def audience(self) -> str:
         """A word for it: two callers have the same exactly if they see the same tasks."""

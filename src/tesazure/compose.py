@@ -23,18 +23,16 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 from urllib.parse import urlsplit
 
 import uvicorn
 import uvloop
 
 from tesazure import __version__, json_log
-from tesazure.access import Access
 from tesazure.api.access_log import AccessLog
 from tesazure.api.app import Application
 from tesazure.api.audit import Audit
@@ -44,15 +42,12 @@ from tesazure.api.lines import Lines
 from tesazure.api.parts import Parts
 from tesazure.backends.base import Backend
 from tesazure.backends.local import LocalBackend, LocalConfig
-from tesazure.errors import (
-    ConfigurationError,
-    StorageNotFound,
-    StorageUnavailable,
-    StoreUnavailable,
-)
+from tesazure.budgets import Budgets
+from tesazure.errors import ConfigurationError, StoreUnavailable
+from tesazure.grants import LISTING, Grants
 from tesazure.home import Home, Occupied, make_private, opened
 from tesazure.lifecycle import Policy
-from tesazure.plan import GB, Defaults, Plan, contains
+from tesazure.plan import GB, Defaults, contains
 from tesazure.runner.engines.choose import EngineChoice, find_engine
 from tesazure.scheduler.adapting import Adapting
 from tesazure.scheduler.granting import Granting
@@ -79,11 +74,6 @@ _BACKLOG = 1024
 _DATABASE = "tesazure.db"
 _DRAIN_S = 5
 """Seconds that requests under way get to end when the server stops."""
-_GRANT_THREADS = 4
-_GRANT_S = 90.0
-"""Seconds in which Azure or Google must have given what an attempt needs."""
-_LOOK_S = 3600.0
-"""Seconds that a signature is good for with which the server itself looks into a directory."""
 _SETTINGS_S = 180.0
 """Seconds in which the settings must have been read again, Key Vault and all."""
 _YOUNG = 20_000
@@ -91,8 +81,6 @@ _YOUNG = 20_000
 _SPARE_FILES = 1024
 """File descriptors beside those of connections: database, attempts, libraries."""
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 EngineName = Literal["docker", "podman", "sandbox"]
 
@@ -135,45 +123,6 @@ def storage_accounts_of(settings: Settings) -> list[Account]:
     return accounts_of(settings)
 
 
-class Grants:
-    """Makes the secrets of attempts, off the event loop where a service may have to be asked; and
-    looks into directories in storage."""
-
-    def __init__(self, granter: Granter, storages: Storages) -> None:
-        self.granter = granter
-        """Of the attempts from now on."""
-        self._storages = storages
-        self._threads = DaemonThreads("grant", _GRANT_THREADS, _GRANT_S)
-
-    async def grant(self, plan: Plan, whole: Mapping[str, str]) -> Access:
-        """See scheduler.granting.Grant."""
-        granter = self.granter
-        if granter.is_quick(plan):
-            return granter.access(plan, whole)
-        return await self._patiently(lambda: granter.access(plan, whole))
-
-    async def names(self, url: str, most: int) -> Sequence[str]:
-        """See scheduler.adapting.Names."""
-        granter = self.granter
-
-        def look() -> Sequence[str]:
-            signed = granter.resolve(url, writing=False, directory=True, lifetime_s=_LOOK_S)
-            entries = self._storages.for_url(signed).list(signed)
-            try:
-                return list(islice((e.path for e in entries if not e.is_directory), most))
-            except StorageNotFound:
-                return ()
-
-        return await self._patiently(look)
-
-    async def _patiently(self, work: Callable[[], T]) -> T:
-        try:
-            return await self._threads.run(work)
-        except TimeoutError:
-            text = "storage, or whoever issues credentials for it, does not answer"
-            raise StorageUnavailable(text) from None
-
-
 @dataclass(frozen=True, slots=True)
 class Assembled:
     """A server that runs, but for its socket."""
@@ -181,6 +130,7 @@ class Assembled:
     application: Application
     grants: Grants
     gate: Gate
+    budgets: Budgets
     scheduler: Scheduler | None
     access_log: AccessLog
 
@@ -189,6 +139,7 @@ class Assembled:
         granter = _granter(settings)
         await self.gate.use(sign_in_of(settings))
         self.grants.granter = granter
+        self.budgets.use(settings.budgets, settings.budget_action)
         if self.scheduler is not None:
             self.scheduler.keep(_kept(settings))
         json_log.use(settings.log_level)
@@ -238,12 +189,20 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Assembled]:
         urls.mount(MountDirs(settings.mount_dir, backend.data_dirs()))
         urls.serve_shared(SharedStorage(Path(settings.shared_global_dir or home.path)))
         stack.callback(urls.close)
-        scheduler, grants = None, Grants(_granter(settings), urls)
+        listed = Storages(
+            (),
+            allow_private=settings.allow_private_addresses,
+            endpoints=endpoints_of(settings),
+        )
+        listed.wait(LISTING)
+        stack.callback(listed.close)
+        scheduler, grants = None, Grants(_granter(settings), listed)
         mapping = _mapping(settings)
+        budgets = Budgets(settings.budgets, settings.budget_action)
         if settings.scheduler:
             adapting = Adapting(mapping, grants.names)
             granting = Granting(store, seal, grants.grant, adapting.adapt)
-            config = _scheduler_config(settings)
+            config = _scheduler_config(settings, budgets)
             scheduler = Scheduler(store, backend, granting, config, home.server)
             stack.push_async_callback(scheduler.stop)
             await scheduler.start()
@@ -264,6 +223,7 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Assembled]:
             urls=urls,
             seal=seal,
             pulse=scheduler,
+            budgets=budgets,
             identity=await store.identity(),
             created=home.created,
             started=time.time(),
@@ -275,7 +235,7 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Assembled]:
         application = Application(parts, access_log)
         stack.callback(application.close)
         _warn(backend)
-        yield Assembled(application, grants, gate, scheduler, access_log)
+        yield Assembled(application, grants, gate, budgets, scheduler, access_log)
 
 
 def _check_backend(settings: Settings) -> None:
@@ -444,13 +404,14 @@ def _runtime_dir() -> str:
     return f"/run/user/{os.geteuid()}"
 
 
-def _scheduler_config(s: Settings) -> SchedulerConfig:
+def _scheduler_config(s: Settings, budgets: Budgets) -> SchedulerConfig:
     return SchedulerConfig(
         policy=Policy(max_retries=s.max_retries, retry_delay_s=s.retry_delay_s),
         defaults=Defaults(
             s.default_cpu_cores, s.default_ram_gb, s.default_disk_gb, s.max_runtime_s
         ),
         kept=_kept(s),
+        budgets=budgets,
         backfill_s=s.backfill_s,
         lease_s=s.lease_s,
     )

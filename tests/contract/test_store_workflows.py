@@ -237,14 +237,16 @@ async def test_tasks_of_an_older_database_are_counted(place: Place) -> None:
         insert("docs", seq=seq, document=b"{}")
         insert("events", number=seq, seq=seq, task_id=f"{seq:028x}", state=state, time=begun)
         insert("tags", key=ID, value=workflow, seq=seq)
-        insert("tags", key="ms-submitter-workflow-name", value="wf", seq=seq)
+        name = {1: "sha256:" + "0" * 64, 2: "ann's"}.get(seq, "later")
+        insert("tags", key="ms-submitter-workflow-name", value=name, seq=seq)
     link.driver.commit()
     link.close()
     store = await place.open()
     [found] = await every(store)
     states = {State.QUEUED: 1, State.COMPLETE: 1, State.RUNNING: 1}
-    assert found == Workflow("w", "wf", "", states, 10.0, 30.0, None)
+    assert found == Workflow("w", "", "", states, 10.0, 30.0, None)
     await store.request_cancel(f"{3:028x}", ANN)
     anns = await store.get_workflow("w", ANN)
     assert anns is not None
     assert anns.states == {State.COMPLETE: 1, State.CANCELING: 1}
+    assert anns.name == "ann's"

@@ -33,6 +33,7 @@ from tesazure.api.parts import Parts
 from tesazure.api.replies import Reply, Stream
 from tesazure.api.submission import Submission
 from tesazure.backends.base import Capabilities, Check
+from tesazure.budgets import Budgets
 from tesazure.callers import EVERYTHING, OPEN
 from tesazure.errors import InvalidInput
 from tesazure.model import State
@@ -105,6 +106,7 @@ def parts(store: Any, **given: Any) -> Parts:
         "cromwell": PathMapping(),
         "seal": Seal([bytes(KEY_BYTES)]),
         "pulse": None,
+        "budgets": Budgets(),
         "identity": "id",
         "created": 0.0,
         "started": 0.0,

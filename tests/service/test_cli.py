@@ -249,6 +249,9 @@ def test_serve_says_what_keeps_it_from_serving(tool: Tool, home: Path) -> None:
     assert "LEASE_S: must be at least 1" in done.stderr
     done = tool("serve", "--port", "0", "--data-dir", str(home / "data"), code=Code.UNREACHABLE)
     assert "another server" in done.stderr
+    host = 70 * "h"  # longer than any part of a name may be
+    done = tool("serve", "--host", host, "--port", "0", "--data-dir", "other", code=Code.USAGE)
+    assert done.stderr == "error: HOST: no host name; name an address of this machine\n"
     port = tool.root.rpartition(":")[2]
     done = tool("serve", "--port", port, "--data-dir", "other", code=Code.UNREACHABLE)
     assert f"port {port}" in done.stderr

@@ -145,7 +145,7 @@ def test_credentials_that_change_are_used_by_the_next_attempt(tmp_path: Path) ->
 
 @contextlib.contextmanager
 def server_with_file(config: Path, directory: Path, **settings: str) -> Iterator[RunningServer]:
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     log, data = directory / "server.log", directory / "data"
     with log.open("wb") as output:
         process = subprocess.Popen(

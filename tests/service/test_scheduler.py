@@ -26,6 +26,7 @@ from tests.service.assembly import (
     processes,
     running,
 )
+from tests.submitted import WORKFLOW
 
 RUN = [State.QUEUED, State.INITIALIZING, State.RUNNING]
 
@@ -69,19 +70,19 @@ async def test_types_that_were_left_open_are_filled_in(one: Assembly) -> None:
 
 
 async def test_a_missing_output_of_cromwells_is_a_warning(one: Assembly) -> None:
-    key = "0fbd1f3c-1a2b-4c3d-8e4f-5a6b7c8d9e0f:BackendJobDescriptorKey_CommandCallNode_w.c:-1:1"
+    call = f"/w/{WORKFLOW}/call-c/execution"
     outputs = [
-        Output(path=f"/c/execution/{n}", url=f"{one.marks}/{n}", name=n) for n in ("rc", "x")
+        Output(path=f"{call}/{n}", url=f"{one.marks}{call}/{n}", name=n) for n in ("rc", "x")
     ]
     task = Task(
-        executors=[Executor(image="unused", command=["sh", "-c", "echo 0 > /c/execution/rc"])],
-        inputs=[Input(path="/c/execution/script", content="x", name="commandScript")],
+        executors=[Executor(image="unused", command=["sh", "-c", f"echo 0 > {call}/rc"])],
+        inputs=[Input(path=f"{call}/script", content="x", name="commandScript")],
         outputs=outputs,
-        description=key,
+        description=f"{WORKFLOW}:BackendJobDescriptorKey_CommandCallNode_w.c:-1:1",
     )
     record = await one.released(await one.submit("", task=task))
     assert record.state is State.COMPLETE, logs(record)
-    assert "WARNING outputs[1] (/c/execution/x)" in str(logs(record)[0].system_logs)
+    assert f"WARNING outputs[1] ({call}/x)" in str(logs(record)[0].system_logs)
     task.description = "somebody else's"
     assert (await one.released(await one.submit("", task=task))).state is State.SYSTEM_ERROR
 

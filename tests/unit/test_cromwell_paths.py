@@ -6,14 +6,15 @@ import msgspec
 import pytest
 
 from tesazure.model import FileType, Input, Task
+from tesazure.submitters import recognise
 from tesazure.submitters.cromwell_paths import (
     Directory,
     PathMapping,
-    adapted,
-    blob_directory,
-    mapped,
     with_files,
 )
+from tesazure.submitters.cromwell_paths import adapted as adapted_of
+from tesazure.submitters.cromwell_paths import blob_directory as blob_directory_of
+from tesazure.submitters.cromwell_paths import mapped as mapped_of
 from tests.submitted import WORKFLOW, Document, cromwell, cromwell_of_2019, snakemake
 
 HERE = "https://acct.blob.core.windows.net/cromwell"
@@ -21,10 +22,26 @@ BLOBS = PathMapping(HERE)
 BOTH = PathMapping(HERE, shared_global=True)
 BELOW = f"shared/wf/{WORKFLOW}/call-md5/execution"
 CALL = f"/tes-wd/{BELOW}"
+ELSEWHERE = [
+    {"path": f"{CALL}/{name}", "url": f"/tes-wd/shared/other/execution/{name}"}
+    for name in ("rc", "stdout", "stderr")
+]
 
 
 def task(document: Document) -> Task:
     return msgspec.convert(document, Task)
+
+
+def mapped(sent: Task, mapping: PathMapping) -> Task:
+    return mapped_of(sent, recognise(sent), mapping)
+
+
+def adapted(sent: Task, mapping: PathMapping) -> Task:
+    return adapted_of(sent, recognise(sent), mapping)
+
+
+def blob_directory(sent: Task, mapping: PathMapping) -> Directory | None:
+    return blob_directory_of(recognise(sent), mapping)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +53,8 @@ def task(document: Document) -> Task:
         ("/tes-wd/shared/a b#é?%25", f"{HERE}/shared/a%20b%23%C3%A9%3F%2525"),
         ("file:///tes-wd/shared/a%20b", f"{HERE}/shared/a%20b"),
         ("file://localhost/tes-wd/shared/a", f"{HERE}/shared/a"),
+        ("FILE:///tes-wd/shared/a%20B", f"{HERE}/shared/a%20B"),
+        ("File://LocalHost/tes-wd/shared/a", f"{HERE}/shared/a"),
     ],
 )
 def test_paths_below_the_mount_mean_blobs(url: str, means: str) -> None:
@@ -81,7 +100,7 @@ def test_a_task_of_cromwells(document: Document) -> None:
     assert f"{HERE}/{BELOW}/rc" in [output.url for output in found.outputs or ()]
     assert found.executors[0].env == {"AZ_BATCH_TASK_DIR": "/tes-wd"}
     assert mapped(sent, BLOBS).executors == sent.executors
-    assert blob_directory(found, BLOBS) == Directory(f"{HERE}/{BELOW}", CALL)
+    assert blob_directory(sent, BLOBS) == Directory(f"{HERE}/{BELOW}", CALL)
     assert sent == task(document)
 
 
@@ -121,12 +140,33 @@ def test_content_needs_no_url() -> None:
             ),
             CALL,
         ),
+        (
+            cromwell(CALL, outputs=[{"name": "rc", "path": "/rc", "url": f"{HERE}/{BELOW}/rc"}]),
+            CALL,
+        ),
+        # What the client signed is for that alone, and cannot list.
+        (
+            cromwell(
+                CALL,
+                outputs=[
+                    {
+                        "name": "execution.dir.output",
+                        "path": CALL,
+                        "url": f"{HERE}/{BELOW}?sp=cw&sig=***",
+                        "type": "DIRECTORY",
+                    }
+                ],
+            ),
+            None,
+        ),
         (cromwell(CALL.replace("/tes-wd/shared", "/data")), None),
+        (cromwell_of_2019(CALL, f"{WORKFLOW}:x", outputs=ELSEWHERE), None),
     ],
 )
 def test_where_a_call_is_executed(document: Document, path: str | None) -> None:
-    found = blob_directory(adapted(task(document), BLOBS), BLOBS)
+    found = blob_directory(task(document), BLOBS)
     assert found == (Directory(f"{HERE}/{BELOW}", path) if path else None)
+    assert blob_directory(task(document), PathMapping()) is None
 
 
 def test_what_lies_there_becomes_an_input_unless_the_task_says_otherwise() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,19 @@ def test_an_output_that_is_a_link_to_the_tasks_own_files_becomes_a_file(attempt:
     attempt.stage_out(Output(path=path, url=path))
     assert not (attempt.common / "out").is_symlink()
     assert (attempt.common / "out").read_text() == "xyz"
+
+
+def test_what_becomes_no_file_while_it_is_left_in_place_is_refused(tmp_path: Path) -> None:
+    class Swapped(Attempt):
+        """A task's own process is not yet at its end when its outputs have been found."""
+
+        def type(self, field: str, index: int, kind: FileType) -> None:
+            (self.common / "a").unlink()
+            os.mkfifo(self.common / "a")
+
+    attempt = Swapped(tmp_path)
+    attempt.storages.serve_shared(SharedStorage(attempt.common, attempt.tree.real))
+    (attempt.common / "a").write_text("x")
+    path = f"{SHARED_GLOBAL}/a"
+    with pytest.raises(StorageError, match=f"{path}: is a named pipe, not a file"):
+        attempt.stage_out(Output(path=path, url=path))

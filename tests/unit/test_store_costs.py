@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from tesazure.model import ExecutorLog, TaskLog
-from tesazure.store.costs import cost_of, dollars
+from tesazure.money import dollars
+from tesazure.store.costs import cost_of
 
 
 def log(**metadata: str) -> bytes:
@@ -29,7 +30,7 @@ def test_a_cost_is_kept_to_the_billionth(said: str, cost: int, shown: str) -> No
     assert dollars(cost) == shown
 
 
-@pytest.mark.parametrize("said", ["", "free", "NaN", "-1", "inf", "1e9", "1e99999"])
+@pytest.mark.parametrize("said", ["", "free", "NaN", "-1", "inf", "1e9", "1e99999", "1_0"])
 def test_what_is_no_amount_is_unknown(said: str) -> None:
     assert cost_of(log(estimated_cost_usd=said)) is None
 

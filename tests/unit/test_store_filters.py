@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tesazure.store.creation import stored_tag
 from tesazure.store.filters import following
+from tesazure.store.tables import stored_tag
 
 texts = st.text(
     st.characters(exclude_categories=["Cs"]) | st.sampled_from("ab\ud7ff\ue000\U0010ffff"),

@@ -10,11 +10,20 @@ import pytest
 
 from tesazure.callers import Visibility
 from tesazure.model import State
-from tesazure.store import changing, filters, placing, reading, retention, schema, transaction
+from tesazure.store import (
+    changing,
+    filters,
+    placing,
+    reading,
+    retention,
+    schema,
+    spending,
+    transaction,
+)
 from tesazure.store.engine import Database, Link, Prepared
 from tesazure.store.records import ListQuery
 
-MODULES = (changing, placing, reading, retention, transaction)
+MODULES = (changing, placing, reading, retention, spending, transaction)
 SMALL = {"sealing_key", "servers", "state_counts", "identity"}
 """Tables that are read whole."""
 
@@ -102,6 +111,24 @@ def test_lists_walk_an_index_in_its_order(link: Link, query: ListQuery, index: s
         steps = _steps(link, statement)
         assert index in steps[1], steps
         assert not [step for step in steps if "B-TREE" in step], steps
+
+
+def test_budgets_are_compared_with_single_rows(link: Link) -> None:
+    kinds = [(kind, one) for kind in ("owner", "tag") for one in (True, False)]
+    steps = _steps(link, placing._queue((("all", False), *kinds)))
+    assert steps[0] == "SEARCH tasks USING INDEX ix_tasks_state (state=?)"
+    for number in range(5):
+        [found] = [step for step in steps if f"SEARCH spending{number} " in step]
+        assert "PRIMARY KEY (kind=? AND key=? AND period=? AND value=?)" in found
+    assert not [step for step in steps if step.startswith("SCAN") and "CONSTANT" not in step]
+
+
+def test_costs_are_read_beside_the_logs(link: Link) -> None:
+    query = ListQuery(limit=9, tags=(("a", "b"),), visibility=Visibility(everyone=False, owner="a"))
+    owner, tag = filters.filters(query)[0]
+    assert isinstance(tag, filters.Stream)
+    steps = _steps(link, filters.costs(tag, (owner,)))
+    assert [step for step in steps if "attempts USING COVERING INDEX ix_attempts_cost" in step]
 
 
 def test_names_are_read_by_their_index(link: Link) -> None:

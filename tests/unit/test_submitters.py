@@ -27,7 +27,9 @@ NOBODY = Submitter()
 
 
 def recognised(document: Document) -> Submitter:
-    return recognise(msgspec.convert(document, Task))
+    """Without the directory: see test_cromwell_paths."""
+    found = recognise(msgspec.convert(document, Task))
+    return msgspec.structs.replace(found, directory=None)
 
 
 def cromwells(
@@ -67,6 +69,14 @@ def an_input(name: str, path: str) -> dict[str, Any]:
         # `output-mode=root`, and a working directory of the task's own.
         (cromwell(**an_output("execution.dir.output", CALL)), cromwells()),
         (cromwell(**an_output("rc", "/own/rc", f"{CALL}/rc")), cromwells()),
+        (cromwell(**an_output("rc", "/own/rc", f"https://h/c{CALL}/rc?sig=x")), cromwells()),
+        (
+            cromwell(
+                f"/r/wf/{WORKFLOW}/call-é/execution",
+                **an_output("rc", "/rc", f"s3://b/wf/{WORKFLOW}/call-%C3%A9/execution/rc"),
+            ),
+            cromwells(stage="é"),
+        ),
         # Names are the user's: any letters.
         (
             cromwell(f"/r/w f:x/{WORKFLOW}/call-é-x/execution"),
@@ -97,6 +107,11 @@ def test_cromwells_tasks(document: Document, submitter: Submitter) -> None:
         cromwell(**an_input("script", f"{CALL}/script")),
         cromwell(outputs=None),
         cromwell(**an_output("rc", "/out/rc")),
+        # Results that go elsewhere than to what is the script's directory.
+        cromwell(**an_output("rc", f"{CALL}/rc", "/out/execution/rc")),
+        cromwell(**an_output("rc", f"{CALL}/rc", f"{CALL}-2/rc".replace("md5", "md6"))),
+        cromwell(**an_output("rc", f"{CALL}/rc", f"{CALL.replace(WORKFLOW, PARENT)}/rc")),
+        cromwell(f"/r/wf/{WORKFLOW}/call-/execution"),
         cromwell(**an_output("return code", f"{CALL}/rc")),
         cromwell(**an_output("execution.dir.output", "/out")),
         of_2019(description=WORKFLOW),

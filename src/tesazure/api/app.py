@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from tesazure.api import docs, service_info, sign_in
 from tesazure.api.access_log import AccessLog
 from tesazure.api.bodies import BodyReader
+from tesazure.api.costs import CostsOfTasks
 from tesazure.api.edge import Edge
 from tesazure.api.events import Events
 from tesazure.api.feed import Feed
@@ -41,6 +42,7 @@ class Application:
                 *Tasks(parts, V1_1, bodies, submission).routes(),
                 *Tasks(parts, V1_0, bodies, submission).routes(),
                 *Workflows(parts).routes(),
+                *CostsOfTasks(parts).routes(),
                 *Streams(parts, self._feed).routes(),
                 *Events(parts, self._feed).routes(),
                 *sign_in.routes(parts.gate),

@@ -83,7 +83,7 @@ class Edge:
         self._log.write(method, path, status, seconds, name, client)
 
     def _route(self, scope: Scope) -> Route:
-        found = self._routes.find(scope["path"])
+        found = self._routes.find(scope["path"], scope["method"])
         if found is None:
             raise HttpError(404, "not_found", "there is nothing at this path; see /docs")
         route, scope["path_params"] = found

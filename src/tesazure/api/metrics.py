@@ -19,7 +19,9 @@ from starlette.requests import Request
 
 from tesazure.api.parts import Parts
 from tesazure.api.replies import Reply, Route
+from tesazure.budgets import EVERYBODYS
 from tesazure.model import State
+from tesazure.money import dollars
 
 _BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the buckets, in seconds."""
@@ -89,8 +91,14 @@ class Metrics:
         """Everything, in the text format 0.0.4. Raises StoreUnavailable."""
         counts = await self._parts.store.count_by_state()
         oldest = await self._parts.store.oldest_queued()
+        cost = (await self._parts.store.spent([EVERYBODYS]))[EVERYBODYS]
         registry = CollectorRegistry()
-        registry.register(_Collected([*self._tasks(counts, oldest), *self._scheduler()]))
+        families = [
+            *self._tasks(counts, oldest),
+            self._cost(float(dollars(cost))),
+            *self._scheduler(),
+        ]
+        registry.register(_Collected(families))
         registry.register(_Collected([self._latencies.family(), *self._process.collect()]))
         content_type = b"text/plain; version=0.0.4; charset=utf-8"
         return Reply(200, generate_latest(registry), [(b"content-type", content_type)])
@@ -102,6 +110,10 @@ class Metrics:
         age = 0.0 if oldest is None else max(0.0, self._parts.clock() - oldest)
         text = "Age of the oldest queued task; 0 when none is."
         return [states, GaugeMetricFamily("tesazure_queue_age_seconds", text, value=age)]
+
+    def _cost(self, cost: float) -> Metric:
+        text = "What all attempts are estimated to cost, in US dollars, also of deleted tasks."
+        return CounterMetricFamily("tesazure_estimated_cost_usd", text, value=cost)
 
     def _scheduler(self) -> list[Metric]:
         pulse = self._parts.pulse

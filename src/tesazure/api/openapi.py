@@ -14,7 +14,7 @@ from tesazure.callers import Role
 _ERRORS = {
     400: "Something in the request is wrong; every error is listed.",
     401: "Nobody is signed in, or the token is not good; `WWW-Authenticate` says how and why.",
-    403: "Who calls lacks the role that the reply names.",
+    403: "Who calls lacks the role that the reply names; or the budget that it names is spent.",
     404: "There is no such thing, or it is not yours to see.",
     408: "The request did not arrive in time.",
     413: "The body is too large.",
@@ -49,6 +49,7 @@ def document() -> dict[str, Any]:
                 **_standard(V1_1),
                 **_standard(V1_0),
                 **_workflows(),
+                **_costs(),
                 **_streams(),
                 **_operation(),
             }
@@ -217,6 +218,27 @@ def _workflows() -> dict[str, Any]:
     }
 
 
+def _costs() -> dict[str, Any]:
+    since = "Only tasks created then or later: a date, or a time; in UTC if it names no zone."
+    return {
+        "/api/v1/costs": {
+            "get": {
+                "operationId": "SumCosts",
+                "tags": ["Workflows"],
+                "summary": "What tasks are estimated to cost together",
+                "description": "Of the tasks that the caller sees and whose records are there."
+                " Filters are ANDed.",
+                "parameters": [
+                    *_tag_parameters(),
+                    _parameter("owner", text("Only tasks of this owner.")),
+                    _parameter("since", text(since)),
+                ],
+                "responses": {"200": _reply("The sum.", "Costs"), **_errors(400, 503)},
+            }
+        }
+    }
+
+
 def _streams() -> dict[str, Any]:
     logs = "/api/v1/tasks/{id}/logs/{executor}"
     last = [
@@ -362,19 +384,25 @@ def _operation() -> dict[str, Any]:
 
 
 def _list_parameters(flavour: Flavour) -> list[Schema]:
-    strings = {"type": "array", "items": {"type": "string"}}
     words = [str(word) for word in flavour.known]
     return [
         _parameter("name_prefix", text("Tasks whose name begins so.")),
         _parameter("state", text("Tasks in this state.", enum=words)),
+        *_tag_parameters(),
+        _page_size("Tasks"),
+        _parameter("page_token", text("`next_page_token` of the page before; keeps its filters.")),
+        _view(),
+    ]
+
+
+def _tag_parameters() -> list[Schema]:
+    strings = {"type": "array", "items": {"type": "string"}}
+    return [
         _parameter("tag_key", {**strings, "description": "Tasks with this tag; may be repeated."}),
         _parameter(
             "tag_value",
             {**strings, "description": "The tag's value, for each `tag_key` in turn; empty: any."},
         ),
-        _page_size("Tasks"),
-        _parameter("page_token", text("`next_page_token` of the page before; keeps its filters.")),
-        _view(),
     ]
 
 

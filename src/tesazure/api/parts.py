@@ -9,6 +9,7 @@ from typing import Protocol
 
 from tesazure.api.audit import Audit
 from tesazure.backends.base import Backend
+from tesazure.budgets import Budgets
 from tesazure.plan import Defaults
 from tesazure.sealing import Seal
 from tesazure.settings import Settings
@@ -82,6 +83,7 @@ class Parts:
     seal: Seal
     """Seals what is secret in the URLs of a task that is to be stored."""
     pulse: Pulse | None
+    budgets: Budgets
     identity: str
     """A random word that the database keeps: page tokens are good for this installation alone."""
     created: float

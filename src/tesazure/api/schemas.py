@@ -354,17 +354,26 @@ def _workflows() -> dict[str, Schema]:
                 "states": counts,
                 "first_activity": moment("When its first task was created."),
                 "last_activity": moment("When one of its tasks last changed its state."),
-                "estimated_cost_usd": {
-                    "type": ["string", "null"],
-                    "pattern": "^[0-9]+(\\.[0-9]+)?$",
-                    "description": "What all attempts are estimated to cost, also those of tasks"
-                    " whose records are gone; null where that is known of none.",
-                },
+                "estimated_cost_usd": _cost(
+                    "What all attempts are estimated to cost, also those of tasks whose records are"
+                    " gone; null where that is known of none."
+                ),
             },
             (
                 *("id", "name", "submitter", "states"),
                 *("first_activity", "last_activity", "estimated_cost_usd"),
             ),
+        ),
+        "Costs": document(
+            "Tasks, and what they cost together.",
+            {
+                "tasks": whole("How many."),
+                "estimated_cost_usd": _cost(
+                    "What all their attempts are estimated to cost; null where that is known of"
+                    " none. One that runs may count later."
+                ),
+            },
+            ("tasks", "estimated_cost_usd"),
         ),
         "ListWorkflowsResponse": document(
             "A page of workflows, the last begun first.",
@@ -385,6 +394,11 @@ def _workflows() -> dict[str, Schema]:
             ("id", "changed", "more", "states"),
         ),
     }
+
+
+def _cost(description: str) -> Schema:
+    pattern = "^[0-9]+(\\.[0-9]+)?$"
+    return {"type": ["string", "null"], "pattern": pattern, "description": description}
 
 
 def schemas() -> dict[str, Schema]:

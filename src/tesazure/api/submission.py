@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -19,7 +20,14 @@ from tesazure.plan import limits, normalise, runtime_limit
 from tesazure.secrecy import HIDDEN, cut, is_hidden, may_hold_secrets
 from tesazure.settings import LONGEST_RUNTIME_S
 from tesazure.store.records import NewTask, Reservation, WorkflowName
-from tesazure.submitters import NAME, WORKFLOW_ID, WORKFLOW_NAME, recognise, tags_of
+from tesazure.submitters import (
+    NAME,
+    WORKFLOW_ID,
+    WORKFLOW_NAME,
+    Submitter,
+    recognise,
+    tags_of,
+)
 from tesazure.submitters.cromwell_paths import mapped
 from tesazure.validate import parse_task
 
@@ -29,11 +37,23 @@ _LARGE = 128 * 1024
 MAX_NOTES = 50
 """Warnings kept of one submission; a hostile body could have millions."""
 _MAX_NOTE = 300
+_MAX_SHOWN = 512
+"""Bytes of the names that a workflow and its engine are shown by; a longer id is none."""
 _LOOKING = 4
 """URLs of so many tasks are looked at on the file system at once."""
 _LOOK_S = 5.0
 
 _encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What a body says: the task as it was sent, and with the URLs that its paths mean."""
+
+    task: Task
+    meant: Task
+    submitter: Submitter
+    notes: list[str]
 
 
 class Submission:
@@ -56,21 +76,23 @@ class Submission:
         """The task in `body`, its caller's. Raises InvalidInput with every error found, HttpError
         503 when the file system that its URLs name does not answer."""
         if len(body) < _LARGE:
-            task, notes = _parse(body)
-            meant = mapped(task, self._mapping)
-            if self._urls.checks_at_once(_urls(meant)):
-                return self._new(task, notes, self._look(meant), caller)
-            return self._new(task, notes, await self._look_patiently(meant), caller)
+            sent = self._read(body)
+            if self._urls.checks_at_once(_urls(sent.meant)):
+                return self._new(sent, self._look(sent.meant), caller)
+            return self._new(sent, await self._look_patiently(sent.meant), caller)
         async with self._large:
-            task, notes = await asyncio.to_thread(_parse, body)
-        errors = await self._look_patiently(mapped(task, self._mapping))
+            sent = await asyncio.to_thread(self._read, body)
+        errors = await self._look_patiently(sent.meant)
         async with self._large:
-            return await asyncio.to_thread(self._new, task, notes, errors, caller)
+            return await asyncio.to_thread(self._new, sent, errors, caller)
 
-    def _new(
-        self, task: Task, notes: list[str], errors: list[FieldError], caller: Caller
-    ) -> NewTask:
-        now = self._clock()
+    def _read(self, body: bytes) -> _Sent:
+        task, notes = parse_task(body.removeprefix(_BOM))
+        submitter = recognise(task)
+        return _Sent(task, mapped(task, submitter, self._mapping), submitter, notes)
+
+    def _new(self, sent: _Sent, errors: list[FieldError], caller: Caller) -> NewTask:
+        task, notes, now = sent.task, sent.notes, self._clock()
         errors += self._take_parameters(task, notes)
         whole: dict[str, str] = {}
         if may_hold_secrets(task):
@@ -78,7 +100,7 @@ class Submission:
             whole = cut(task)
         if errors:
             raise InvalidInput(errors)
-        if told := tags_of(recognise(task)):
+        if told := tags_of(sent.submitter):
             task.tags = {**told, **(task.tags or {})}
         asked = limits(task, self._defaults)
         task_id = new_task_id(now)
@@ -160,16 +182,18 @@ class Submission:
         return f"this server knows {names}" if names else "this server knows none"
 
 
-def _parse(body: bytes) -> tuple[Task, list[str]]:
-    return parse_task(body.removeprefix(_BOM))
-
-
 def _workflow(tags: dict[str, str | None]) -> WorkflowName | None:
     """The workflow that a task's tags name, whether by the client or by what was recognised."""
     named = tags.get(WORKFLOW_ID)
     if not named:
         return None
-    return WorkflowName(named, tags.get(WORKFLOW_NAME) or "", tags.get(NAME) or "")
+    name, submitter = (_bounded_text(tags.get(key) or "") for key in (WORKFLOW_NAME, NAME))
+    return WorkflowName(named, name, submitter)
+
+
+def _bounded_text(text: str) -> str:
+    """What a list of workflows shows of a text: lists stay small, whatever clients send."""
+    return text.encode()[:_MAX_SHOWN].decode(errors="ignore")
 
 
 def _urls(task: Task) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
@@ -11,6 +11,7 @@ from starlette.requests import Request
 from tesazure.api import pages, views
 from tesazure.api.admission import caller_of, visibility_of
 from tesazure.api.bodies import BodyReader
+from tesazure.api.budget_check import BudgetCheck
 from tesazure.api.flavour import Flavour
 from tesazure.api.ids import is_task_id
 from tesazure.api.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
@@ -44,6 +45,7 @@ class Tasks:
         self._bodies = bodies
         self._submission = submission
         self._audit = parts.audit
+        self._budgets = BudgetCheck(parts)
         self._tails = Tails(parts.backend, parts.settings.log_tail_bytes)
 
     def routes(self) -> list[Route]:
@@ -59,6 +61,7 @@ class Tasks:
         """CreateTask. Answers once the task is on disk. Any content type is taken as JSON."""
         with await self._bodies.read(request) as body:
             task = await self._submission.accept(body, caller_of(request))
+            await self._budgets.demand(task)
             await self._store.create(task)
         self._audit.note("task.create", task.id, request)
         if self._pulse:
@@ -79,7 +82,7 @@ class Tasks:
         if record is None:
             raise unknown(task_id)
         if view is View.FULL and record.state not in LIVE:
-            return tasks_json(self._full(record, {}))
+            return tasks_json(self._full(record, {}, await self._budgets.holds([record])))
         return tasks_json((await self._shown([record], view))[0])
 
     async def list_tasks(self, request: Request) -> Reply:
@@ -92,7 +95,7 @@ class Tasks:
         filters = pages.Filters(
             states=errors.of(lambda: self._states(single), ()),
             name_prefix=errors.of(lambda: _text("name_prefix", single.get("name_prefix", "")), ""),
-            tags=errors.of(lambda: _tags(asked), ()),
+            tags=errors.of(lambda: tags_asked(asked), ()),
         )
         errors.check()
         visibility = visibility_of(request)
@@ -146,7 +149,8 @@ class Tasks:
         if view is View.BASIC:
             return [self._basic(record) for record in records]
         tails = await self._tails.read(records)
-        return [self._full(record, tails.get(record.id, {})) for record in records]
+        held = await self._budgets.holds(records)
+        return [self._full(record, tails.get(record.id, {}), held) for record in records]
 
     def _basic(self, record: TaskRecord) -> bytes:
         return views.full(
@@ -157,13 +161,16 @@ class Tasks:
             [views.without_texts(attempt.log) for attempt in record.attempts],
         )
 
-    def _full(self, record: TaskRecord, tails: dict[tuple[int, str], str]) -> bytes:
+    def _full(
+        self, record: TaskRecord, tails: dict[tuple[int, str], str], held: Mapping[str, str]
+    ) -> bytes:
         logs = [attempt.log for attempt in record.attempts]
+        waiting = held.get(record.id)
         if logs:
             logs[-1] = views.with_tails(logs[-1], tails)
+            logs += views.waiting_log((), record.created, waiting)
         else:
-            waiting = None
-            if self._pulse and record.state is State.QUEUED:
+            if not waiting and self._pulse and record.state is State.QUEUED:
                 waiting = self._pulse.waiting_for(record.id)
             logs = views.waiting_log(record.notes, record.created, waiting)
         state = self._flavour.word(record.state)
@@ -228,8 +235,9 @@ def page_size(parameters: dict[str, str]) -> int:
     return MAX_PAGE_SIZE if len(digits.lstrip("0")) > 4 else min(int(digits), MAX_PAGE_SIZE)
 
 
-def _tags(parameters: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """tag_key and tag_value zipped; a key without a value matches any value."""
+def tags_asked(parameters: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """tag_key and tag_value zipped; a key without a value matches any value. Raises
+    InvalidInput."""
     keys = [_text("tag_key", value) for name, value in parameters if name == "tag_key"]
     values = [_text("tag_value", value) for name, value in parameters if name == "tag_value"]
     if len(values) > len(keys):

@@ -115,6 +115,10 @@ class TesClient:
         path = f"{EXTENSIONS}/workflows/{quote(workflow_id, safe='')}:cancel"
         return self._json("POST", path)
 
+    def costs(self, query: list[tuple[str, str]]) -> Json:
+        """What tasks cost together."""
+        return self._json("GET", f"{EXTENSIONS}/costs", params=query)
+
     def sign_in(self) -> Json | None:
         """What the server says about signing in; None from one that says nothing of it."""
         try:

@@ -32,8 +32,8 @@ MEANINGS: dict[Code, str] = {
     " `transfer`: storage does not answer, after all retries",
     Code.NOT_FOUND: "no such task, executor or stream; `transfer`: nothing is at the URL or path",
     Code.REFUSED: "the server refused the request; what is wrong is printed field by field",
-    Code.DENIED: "you may not do this: the server names the role that is missing; `transfer`:"
-    " permission denied, by storage or by this machine",
+    Code.DENIED: "you may not do this: the server names the role that is missing, or the budget"
+    " that is spent; `transfer`: permission denied, by storage or by this machine",
     Code.FULL: "`transfer`: the disk is full",
     Code.SIGN_IN: "the server asks for a sign-in, or the token shown to it is no longer good:"
     " `tesazure login`",

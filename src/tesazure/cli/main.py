@@ -355,6 +355,27 @@ def workflows(
 
 
 @app.command()
+def costs(
+    context: typer.Context,
+    tag: Annotated[
+        Pairs, typer.Option(metavar="KEY[=VALUE]", help="Of tasks with this tag. Repeatable.")
+    ] = None,
+    owner: Annotated[str | None, typer.Option(metavar="ID", help="Of this owner's tasks.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Of tasks created then or later (UTC).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add up what tasks are estimated to cost.
+
+    Example: tesazure costs --tag project=covid --since 2026-11-01
+    """
+    from tesazure.cli import costs
+
+    costs.show_sum(_client(context), tuple(tag or ()), owner, since, as_json)
+
+
+@app.command()
 def logs(  # noqa: PLR0913 - each parameter is a flag
     context: typer.Context,
     *,

@@ -1,7 +1,7 @@
 """Signing in at an OpenID provider without a browser here, and staying so.
 
 OpenID Connect Discovery 1.0; OAuth 2.0 Device Authorization Grant (RFC 8628); refresh tokens
-(RFC 6749, section 6). Certificates are checked against the system's, or those of SSL_CERT_FILE.
+(RFC 6749, section 6). Certificates are checked against those of SSL_CERT_FILE, else certifi's.
 """
 
 from __future__ import annotations

@@ -128,7 +128,9 @@ class _Copy:
         number = self._attempt or len(attempts)
         if task["state"] in TERMINAL or number < len(attempts):
             return True
-        logs = attempts[-1].get("logs") or [] if number and number == len(attempts) else []
+        if number > len(attempts):
+            return False
+        logs = printing.last_attempt(task).get("logs") or []
         return self._executor < len(logs) and logs[self._executor].get("exit_code") is not None
 
     def _read(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,10 +39,13 @@ class Query(NamedTuple):
             found.append(("name_prefix", self.name_prefix))
         if self.page_size:
             found.append(("page_size", str(self.page_size)))
-        for tag in self.tags:
-            key, _, value = tag.partition("=")
-            found += [("tag_key", key), ("tag_value", value)]
-        return found
+        return found + tag_parameters(self.tags)
+
+
+def tag_parameters(tags: Iterable[str]) -> list[tuple[str, str]]:
+    """The query parameters for tags given as KEY or KEY=VALUE."""
+    pairs = [tag.partition("=") for tag in tags]
+    return [found for key, _, value in pairs for found in (("tag_key", key), ("tag_value", value))]
 
 
 def view_of(text: str) -> str:

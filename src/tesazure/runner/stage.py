@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
+import stat
 import time
 from array import array
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from tesazure.runner.transfers import Rows, Transfers, repeated
 from tesazure.runner.tree import Tree
 from tesazure.secrecy import hide
 from tesazure.storage.base import Progress, Storage
-from tesazure.storage.local import opened_directory, os_errors, whole_file, write_all
+from tesazure.storage.local import kind_of, opened_directory, os_errors, whole_file, write_all
 from tesazure.storage.shared import is_shared
 from tesazure.storage.urls import file_path, join, printable
 
@@ -430,13 +431,18 @@ def _is_in_place(tree: Tree, url: str, path: str) -> bool:
 
 def _synced(place: Path) -> int:
     """The size of a file that stays where it is, and is on disk from now on if it can be read."""
+    found = place.lstat()
     with contextlib.suppress(PermissionError):
         file = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            os.fdatasync(file)
+            found = os.fstat(file)
+            if stat.S_ISREG(found.st_mode):
+                os.fdatasync(file)
         finally:
             os.close(file)
-    return place.lstat().st_size
+    if not stat.S_ISREG(found.st_mode):
+        raise StorageError(f"{printable(str(place))}: is {kind_of(found.st_mode)}, not a file")
+    return found.st_size
 
 
 def _pruned(prefix: str) -> str:

@@ -20,6 +20,7 @@ from tesazure.scheduler.adapting import Adapt, as_sent
 from tesazure.sealing import Seal
 from tesazure.secrecy import Censor, is_hidden, of_field
 from tesazure.store.base import Store
+from tesazure.submitters import Submitter
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +46,12 @@ class Granting:
         self._grant = grant
         self._adapt = adapt
 
-    async def adapted(self, task_id: str, task: Task) -> tuple[Task, list[str]]:
+    async def adapted(
+        self, task_id: str, task: Task, submitter: Submitter
+    ) -> tuple[Task, list[str]]:
         """The task as it is to be carried out, and warnings. Raises as `access`."""
         with _as_reasons(task_id, {}):
-            return await self._adapt(task)
+            return await self._adapt(task, submitter)
 
     async def access(self, plan: Plan) -> Access:
         """For an attempt that is about to be submitted. Raises Unplaceable with the reason,

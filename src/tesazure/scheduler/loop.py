@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from tesazure.backends.base import Backend
+from tesazure.budgets import Budgets
 from tesazure.errors import (
     BackendError,
     NotGranted,
@@ -70,6 +71,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     policy: Policy = Policy()
     defaults: Defaults = Defaults(cpu_cores=1, ram_gb=0.5, disk_gb=0.1, max_runtime_s=0)
     kept: Kept = Kept()
+    budgets: Budgets = msgspec.field(default_factory=Budgets)
+    """Tasks wait of which one is spent."""
     backfill_s: float = 30.0
     lease_s: float = 30.0
     grant_tries: int = 8
@@ -106,7 +109,9 @@ class Scheduler:
         self._config = config
         self._server = server
         self._performer = Performer(store, backend, granting, config.defaults)
-        self._placer = Placer(store, backend, server, config.window, config.backfill_s)
+        self._placer = Placer(
+            store, backend, server, config.budgets, config.window, config.backfill_s
+        )
         self._retention = Retention(store, backend, config.kept)
 
         self.lag_s = 0.0

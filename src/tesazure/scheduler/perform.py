@@ -137,14 +137,14 @@ class Performer:
             return None
         try:
             document = _task_decoder.decode(record.document)
-            required = not recognise(document).optional_outputs
-            document, said = await self._granting.adapted(task.id, document)
+            submitter = recognise(document)
+            document, said = await self._granting.adapted(task.id, document, submitter)
             return make_plan(
                 task.id,
                 document,
                 self._defaults,
                 [*record.notes, *said],
-                outputs_required=required,
+                outputs_required=not submitter.optional_outputs,
                 max_runtime_s=record.max_runtime_s,
             )
         except (msgspec.MsgspecError, ValueError) as error:

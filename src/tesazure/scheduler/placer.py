@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from tesazure.backends.base import Backend, Capacity
+from tesazure.budgets import Budgets
 from tesazure.errors import StaleVersion
 from tesazure.scheduler.perform import new_key
 from tesazure.scheduler.placement import Blocked, Choice, choose, short_of_disk, waits_for
@@ -28,11 +29,18 @@ class Placer:
     `backfill_s`: see `placement`."""
 
     def __init__(
-        self, store: Store, backend: Backend, server: str, window: int, backfill_s: float
+        self,
+        store: Store,
+        backend: Backend,
+        server: str,
+        budgets: Budgets,
+        window: int,
+        backfill_s: float,
     ) -> None:
         self._store = store
         self._backend = backend
         self._server = server
+        self._budgets = budgets
         self._window = window
         self._backfill_s = backfill_s
         self.new = True
@@ -70,8 +78,10 @@ class Placer:
         self._fruitless = False
 
     def look_again(self) -> None:
-        """Try again what has waited for a while: nobody tells what other servers release."""
-        self.new = self.new or (bool(self._queue) and time.monotonic() > self._tried + RECHECK_S)
+        """Try again what has waited for a while: nobody tells what other servers release, nor when
+        there is a new budget."""
+        waits = bool(self._queue or self._budgets.all)
+        self.new = self.new or (waits and time.monotonic() > self._tried + RECHECK_S)
 
     def retry_after(self, delay_s: float) -> None:
         """A task was queued again, to wait that long."""
@@ -112,7 +122,7 @@ class Placer:
 
         try:
             records = await self._store.place(
-                self._server, capabilities.scope, chosen, self._window, now
+                self._server, capabilities.scope, chosen, self._window, now, self._budgets.all
             )
         except BaseException:
             self.new = True

@@ -51,6 +51,7 @@ class Retention:
             while await self._store.forget(now - kept.records_s, BATCH) == BATCH:
                 pass
         await self._store.prune_events(now - EVENTS_S)
+        await self._store.prune_spending(now)
         lives = [seconds for seconds in (kept.work_s, kept.records_s) if seconds]
         await self._sweep(now - ORPHAN_S, now - min(lives) if lives else 0.0)
 

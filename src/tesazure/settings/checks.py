@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from tesazure.azure_identity import MICROSOFTS_AUTHORITIES
+from tesazure.budgets import parse
 from tesazure.settings.clouds import CLOUDS, identity_of, vault_url_of
 from tesazure.settings.declarations import LONGEST_CREDENTIAL_H, LONGEST_RUNTIME_S, Settings
 
@@ -89,6 +90,11 @@ def _server(s: Settings) -> list[str]:
             text = "is not a directory; make it or leave it out"
             problems.append(f"ALLOW_DIR: entry {number} {text}")
     problems += _mounts(s)
+    for number, budget in enumerate(s.budgets, 1):
+        try:
+            parse(budget)
+        except ValueError as error:
+            problems.append(f"BUDGETS: entry {number} {error}")
     problems += [
         f"{name.upper()}: must be at least 1" for name in _POSITIVE if getattr(s, name) < 1
     ]

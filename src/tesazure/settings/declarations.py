@@ -338,6 +338,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Help("Seconds for which smaller tasks may overtake the oldest one that does not fit yet."),
     ] = 30
+    budgets: Annotated[
+        tuple[str, ...],
+        Help(
+            "What tasks may cost, as estimated, in US dollars: all=5000/month, owner=50/month,"
+            " tag:project=1000, tag:project:covid=200/day, … Each owner, or value of the tag, has"
+            " the amount, unless one is named; with /day or /month (UTC) anew.",
+            live=True,
+        ),
+    ] = ()
+    budget_action: Annotated[
+        Literal["queue", "refuse"],
+        Help(
+            "What becomes of tasks whose budget is spent: they wait; or submissions are refused"
+            " (403), and only those that were accepted before wait.",
+            live=True,
+        ),
+    ] = "queue"
     scheduler: Annotated[
         bool, Help("Whether this process places and watches tasks; false: it only answers HTTP.")
     ] = True

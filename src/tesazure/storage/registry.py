@@ -95,6 +95,10 @@ class Storages:
         """Have `storage` serve paths below /tes-wd/shared-global, whatever `allow_dirs` says."""
         self._made["shared"] = storage
 
+    def wait(self, patience: Patience) -> None:
+        """Have the systems that are not made yet wait so long and no longer."""
+        self._patience_made = patience
+
     def mount(self, mounts: MountDirs) -> None:
         """Have `refused_mounts` answer for these; without, nothing is mounted."""
         self._mount_dirs = mounts

@@ -7,14 +7,16 @@ task is compare-and-set on its version. Raises StoreUnavailable when the databas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
+from tesazure.budgets import Budget, Purse
 from tesazure.callers import Visibility
 from tesazure.model import State
 from tesazure.store.records import (
     ApiToken,
     Change,
+    Costs,
     ListQuery,
     NewTask,
     Page,
@@ -93,6 +95,17 @@ class Store(Protocol):
         """One of those; None if the caller sees no task of it."""
         ...
 
+    async def costs(self, query: ListQuery, since: float) -> Costs:
+        """What the tasks of a list cost that were created at `since` (seconds since the epoch) or
+        later, all their attempts: of the newest that are looked at, some `limit` of them."""
+        ...
+
+    async def spent(self, purses: Collection[Purse]) -> dict[Purse, int]:
+        """What was spent, in billionths of a US dollar, under each of the purses: by all attempts
+        since it is counted, also of tasks whose records are gone. Cheap with a million tasks. Of a
+        time before this month nothing need be known."""
+        ...
+
     async def request_cancel(self, task_id: str, visibility: Visibility) -> bool | None:
         """QUEUED without an attempt becomes CANCELED at once (by way of CANCELING); other live
         states become CANCELING; CANCELING and terminal states stay. Whether it changed anything;
@@ -140,13 +153,19 @@ class Store(Protocol):
         ...
 
     async def place(
-        self, server: str, scope: str, choose: Choose, limit: int, now: float
+        self,
+        server: str,
+        scope: str,
+        choose: Choose,
+        limit: int,
+        now: float,
+        budgets: Sequence[Budget] = (),
     ) -> list[TaskRecord]:
         """In one transaction, serialised per scope: read up to `limit` QUEUED tasks without a live
-        attempt whose retry time has come, oldest first, and the sum of the reservations of the
-        scope's unreleased attempts; have `choose` choose; commit a new attempt (key, number,
-        started=now, a log of nothing but the task's warnings) for each, looked after by this
-        server. Returns those placed."""
+        attempt whose retry time has come and of whose budgets none is spent, oldest first, and the
+        sum of the reservations of the scope's unreleased attempts; have `choose` choose; commit a
+        new attempt (key, number, started=now, a log of nothing but the task's warnings) for each,
+        looked after by this server. Returns those placed."""
         ...
 
     async def sealed(self, task_id: str) -> bytes | None:
@@ -216,6 +235,10 @@ class Store(Protocol):
     async def forget(self, ended_before: float, limit: int) -> int:
         """Delete the records of terminal tasks that ended before then and whose attempts are all
         released and discarded. Returns how many."""
+        ...
+
+    async def prune_spending(self, now: float) -> None:
+        """Forget what was spent in days and months before this month; not what was in all."""
         ...
 
     async def prune_events(self, before: float) -> int:

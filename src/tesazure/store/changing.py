@@ -17,7 +17,7 @@ from tesazure.report import system_line
 from tesazure.store.costs import cost_of
 from tesazure.store.engine import Prepared
 from tesazure.store.reading import STATES, stored_notes
-from tesazure.store.records import Change
+from tesazure.store.records import Change, tags_of
 from tesazure.store.tables import attempts, docs, sealed, sealing_key, tasks
 from tesazure.store.transaction import Owner, Transaction
 
@@ -79,6 +79,7 @@ _UPDATE_ATTEMPT = Prepared(
 _END_ATTEMPTS = Prepared(
     update(attempts).where(attempts.c.seq == bindparam("of")).values(ended=bindparam("end"))
 )
+_DOC = Prepared(select(docs.c.document).where(docs.c.seq == bindparam("of")))
 _UPDATE_DOC = Prepared(
     update(docs).where(docs.c.seq == bindparam("of")).values(document=bindparam("new"))
 )
@@ -134,8 +135,8 @@ def apply(transaction: Transaction, change: Change) -> int:
     link = transaction.link
     if _touches_attempt(change):
         cost = None if change.log is None else cost_of(change.log)
-        if cost is not None and task.workflow is not None:
-            transaction.workflows.spend(task.workflow, cost - (task.cost or 0))
+        if cost is not None:
+            _spend(transaction, task, cost - (task.cost or 0))
         link.run(
             _UPDATE_ATTEMPT,
             of=task.seq,
@@ -156,6 +157,17 @@ def apply(transaction: Transaction, change: Change) -> int:
         )
         task.state = change.via
     return _advance(transaction, task, change.state, now, change.retry_at)
+
+
+def _spend(transaction: Transaction, task: Head, more: int) -> None:
+    """Count what an attempt costs beyond what was known."""
+    if not more:
+        return
+    if task.workflow is not None:
+        transaction.workflows.spend(task.workflow, more)
+    row = transaction.link.row(_DOC, of=task.seq)
+    tags = tags_of(row[0]) if row else {}
+    transaction.spending.spend(task.owner[0], tags, more, transaction.now())
 
 
 def request_cancel(transaction: Transaction, task_id: str, visibility: Visibility) -> bool | None:

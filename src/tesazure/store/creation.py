@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from sqlalchemy import insert
 from tesazure.model import State
 from tesazure.store.engine import Prepared
 from tesazure.store.records import NewTask
-from tesazure.store.tables import docs, sealed, tags, tasks
+from tesazure.store.tables import docs, sealed, stored_tag, tags, tasks
 from tesazure.store.transaction import Transaction
 
 _NEW = (
@@ -29,10 +28,6 @@ _INSERT_SEALED = Prepared(insert(sealed))
 
 LARGEST = 2**63 - 1
 """The largest integer of both databases."""
-
-_TAG_BYTES = 512
-"""Longer tag keys and values are kept by their digest: PostgreSQL refuses index entries above
-2.7 kB, and tags are only ever compared for equality."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -74,13 +69,3 @@ def create_all(transaction: Transaction, new: Sequence[NewTask]) -> None:
     link.run_many(_INSERT_DOC, doc_rows)
     link.run_many(_INSERT_TAG, tag_rows)
     link.run_many(_INSERT_SEALED, sealed_rows)
-
-
-def stored_tag(text: str) -> str:
-    """How a tag's key or value is kept in the tags table."""
-    if len(text) * 4 <= _TAG_BYTES:
-        return text
-    raw = text.encode()
-    if len(raw) <= _TAG_BYTES:
-        return text
-    return "sha256:" + hashlib.sha256(raw).hexdigest()

@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     BindParameter,
     ColumnElement,
+    Double,
     FromClause,
     Integer,
     Select,
@@ -28,10 +29,9 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from tesazure.store.creation import stored_tag
 from tesazure.store.engine import Prepared
 from tesazure.store.records import ListQuery
-from tesazure.store.tables import NAME_INDEXED, NAME_KEY, tags, tasks
+from tesazure.store.tables import NAME_INDEXED, NAME_KEY, attempts, stored_tag, tags, tasks
 
 SEPARATOR = "\t"
 """Between the fields of tasks in one row; in no id and no state."""
@@ -278,6 +278,18 @@ def probe(stream: Stream) -> Prepared:
     """Newest and oldest number, and count, of the `most` newest tasks of a stream."""
     top = stream.seqs().subquery()
     return Prepared(select(func.max(top.c.seq), func.min(top.c.seq), func.count()).select_from(top))
+
+
+@lru_cache(64)
+def costs(stream: Stream, others: tuple[Filter, ...]) -> Prepared:
+    """Number and cost of the tasks that `Stream.between` finds, created at `since` or later. The
+    cost of those with a known one: NULL, if there are none."""
+    created = tasks.c.created >= bindparam("since", type_=Double())
+    some = stream.between([*_all_hold(others), created]).subquery()
+    cost = select(func.sum(attempts.c.cost)).where(
+        attempts.c.seq == some.c.seq, attempts.c.cost.is_not(None)
+    )
+    return Prepared(select(func.count(), func.sum(cost.scalar_subquery())).select_from(some))
 
 
 @lru_cache(8)

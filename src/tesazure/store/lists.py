@@ -22,6 +22,7 @@ from tesazure.store.filters import (
     Filter,
     Name,
     Stream,
+    costs,
     count,
     filters,
     probe,
@@ -29,7 +30,7 @@ from tesazure.store.filters import (
     walk,
 )
 from tesazure.store.reading import STATES, records, sizes
-from tesazure.store.records import ListQuery, Page, TaskBrief, TaskRecord
+from tesazure.store.records import Costs, ListQuery, Page, TaskBrief, TaskRecord
 
 PAGE_BYTES = 32 * 2**20
 """Documents and logs in one page, about: what is more goes to the next page."""
@@ -58,9 +59,6 @@ _USUAL = Effort()
 
 def brief_page(link: Link, query: ListQuery, effort: Effort = _USUAL) -> Page[TaskBrief]:
     """See Store.list_briefs. Raises InvalidInput for more tag filters than MOST_TAGS."""
-    if len(set(query.tags)) > MOST_TAGS:
-        problem = f"at most {MOST_TAGS} different tags can be asked for at once"
-        raise InvalidInput([FieldError("tag_key", problem)])
     if not _possible(query):
         return Page([], None)
     return _Search(link, query, effort).run()
@@ -79,6 +77,13 @@ def record_page(link: Link, query: ListQuery) -> Page[TaskRecord]:
         kept += 1
     next_before = page.next_before if kept == len(seqs) else seqs[kept - 1]
     return Page(records(link, seqs[:kept]), next_before)
+
+
+def cost_page(link: Link, query: ListQuery, since: float) -> Costs:
+    """See Store.costs. Raises as `brief_page`."""
+    if not _possible(query):
+        return Costs(0, None, None)
+    return _Search(link, query, _USUAL).costs(since)
 
 
 class _Search:
@@ -122,6 +127,17 @@ class _Search:
             rows = int(rows * (deadline - now) / (now - began + 1e-6))
             rows = max(1, min(rows, self._effort.step))
         return Page(found, None)
+
+    def costs(self, since: float) -> Costs:
+        """What the tasks cost that hold, among the next ones of one stream."""
+        chosen = self._choose(self._limit)
+        if chosen is None:
+            return Costs(0, None, None)
+        stream, floor = chosen
+        values = {**self._values, "before": self._before, "floor": floor, "since": since}
+        values["wanted"] = self._limit
+        number, cost = self._link.rows(costs(stream, self._others(stream)), **values)[0]
+        return Costs(number, None if cost is None else int(cost), floor or None)
 
     def _simple(self, stream: Stream) -> Page[TaskBrief]:
         """A page of a stream that is in order by itself."""
@@ -198,7 +214,11 @@ def _briefs(joined: str | None) -> list[TaskBrief]:
 
 
 def _possible(query: ListQuery) -> bool:
-    """Whether anything can match: no stored text holds NUL or a lone surrogate."""
+    """Whether anything can match: no stored text holds NUL or a lone surrogate. Raises InvalidInput
+    for more tag filters than MOST_TAGS."""
+    if len(set(query.tags)) > MOST_TAGS:
+        problem = f"at most {MOST_TAGS} different tags can be asked for at once"
+        raise InvalidInput([FieldError("tag_key", problem)])
     whose = query.visibility
     if whose.nothing:
         return False

@@ -2,38 +2,112 @@
 
 from __future__ import annotations
 
-import msgspec
-from sqlalchemy import and_, bindparam, delete, exists, func, insert, null, or_, select, update
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
+import msgspec
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    literal_column,
+    null,
+    or_,
+    select,
+    update,
+)
+
+from tesazure.budgets import Budget, period
 from tesazure.model import State, TaskLog
 from tesazure.store.base import Choose
 from tesazure.store.changing import INSERT_ATTEMPT, first_log
-from tesazure.store.engine import Prepared
+from tesazure.store.engine import Link, Prepared
 from tesazure.store.reading import task
 from tesazure.store.records import Queued, Reservation, TaskRecord
-from tesazure.store.tables import UNRELEASED, attempts, servers, tasks
+from tesazure.store.tables import UNRELEASED, attempts, servers, spending, stored_tag, tags, tasks
 from tesazure.store.transaction import Transaction
 
-_QUEUE = Prepared(
-    select(
-        tasks.c.seq,
-        tasks.c.id,
-        tasks.c.version,
-        tasks.c.created,
-        tasks.c.cpu_cores,
-        tasks.c.ram_bytes,
-        tasks.c.disk_bytes,
-        tasks.c.attempt,
-        tasks.c.notes,
+
+def _queued(*more: ColumnElement[bool]) -> Select[Any]:
+    return (
+        select(
+            tasks.c.seq,
+            tasks.c.id,
+            tasks.c.version,
+            tasks.c.created,
+            tasks.c.cpu_cores,
+            tasks.c.ram_bytes,
+            tasks.c.disk_bytes,
+            tasks.c.attempt,
+            tasks.c.notes,
+        )
+        .where(
+            tasks.c.state == State.QUEUED.value,
+            tasks.c.server.is_(None),
+            or_(tasks.c.retry_at.is_(None), tasks.c.retry_at <= bindparam("now")),
+            *more,
+        )
+        .order_by(tasks.c.seq)
+        .limit(bindparam("most"))
     )
-    .where(
-        tasks.c.state == State.QUEUED.value,
-        tasks.c.server.is_(None),
-        or_(tasks.c.retry_at.is_(None), tasks.c.retry_at <= bindparam("now")),
-    )
-    .order_by(tasks.c.seq)
-    .limit(bindparam("most"))
-)
+
+
+_QUEUE = Prepared(_queued())
+
+
+@lru_cache(64)
+def _queue(kinds: tuple[tuple[str, bool], ...]) -> Prepared:
+    """The queue without the tasks of which a budget is spent. Of each budget: its kind, and whether
+    it is of one owner or one value of a tag."""
+    return Prepared(_queued(*(~_is_spent(i, *kind) for i, kind in enumerate(kinds))))
+
+
+def _is_spent(index: int, kind: str, one: bool) -> ColumnElement[bool]:
+    purse = spending.alias(f"spending{index}")
+    key: BindParameter[str] = bindparam(f"key{index}")
+    value: ColumnElement[Any] = literal_column("''")
+    if kind == "owner":
+        value = tasks.c.owner
+    elif kind == "tag":
+        tag = tags.alias(f"tag{index}")
+        its = select(tag.c.value).where(tag.c.key == key, tag.c.seq == tasks.c.seq)
+        value = its.correlate(tasks).scalar_subquery()
+    wanted = bindparam(f"value{index}") if one else value
+    conditions = [
+        purse.c.kind == literal_column(f"'{kind}'"),
+        purse.c.key == key,
+        purse.c.period == bindparam(f"period{index}"),
+        purse.c.value == wanted,
+        purse.c.cost >= bindparam(f"limit{index}"),
+    ]
+    if one:
+        conditions.append(value == wanted)
+    return exists().where(*conditions).correlate(tasks)
+
+
+def _due(link: Link, limit: int, now: float, budgets: Sequence[Budget]) -> list[tuple[Any, ...]]:
+    """Rows of the queue, oldest first."""
+    if not budgets:
+        return link.rows(_QUEUE, now=now, most=limit)
+    values: dict[str, Any] = {"now": now, "most": limit}
+    for i, budget in enumerate(budgets):
+        values[f"key{i}"] = stored_tag(budget.key)
+        values[f"period{i}"] = period(budget.period, now)
+        values[f"limit{i}"] = budget.limit
+        if budget.value is not None:
+            tag = budget.kind == "tag"
+            values[f"value{i}"] = stored_tag(budget.value) if tag else budget.value
+    kinds = tuple((budget.kind, budget.value is not None) for budget in budgets)
+    return link.rows(_queue(kinds), **values)
+
+
 _RESERVED = Prepared(
     select(
         func.coalesce(func.sum(attempts.c.cpu_cores), 0.0),
@@ -98,11 +172,17 @@ _TAKE_FROM_NOBODY = Prepared(
 
 
 def place(
-    transaction: Transaction, server: str, scope: str, choose: Choose, limit: int, now: float
+    transaction: Transaction,
+    server: str,
+    scope: str,
+    choose: Choose,
+    limit: int,
+    now: float,
+    budgets: Sequence[Budget],
 ) -> list[TaskRecord]:
     """See Store.place."""
     link = transaction.link
-    rows = link.rows(_QUEUE, now=now, most=limit)
+    rows = _due(link, limit, now, budgets)
     if not rows:
         return []
     queue = [

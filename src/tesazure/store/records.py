@@ -81,6 +81,18 @@ class TaskRecord(msgspec.Struct, frozen=True):
     attempts: list[AttemptRecord]
 
 
+class _Tagged(msgspec.Struct):
+    tags: dict[str, str | None] | None = None
+
+
+_tagged = msgspec.json.Decoder(_Tagged).decode
+
+
+def tags_of(document: bytes) -> dict[str, str | None]:
+    """The tags in an encoded `model.Task`; the rest of it is passed over."""
+    return _tagged(document).tags or {}
+
+
 class TaskBrief(msgspec.Struct, frozen=True):
     """What a MINIMAL list needs."""
 
@@ -124,6 +136,16 @@ class Workflow(msgspec.Struct, frozen=True):
     cost_usd: str | None
     """What all its attempts are estimated to cost, as a decimal number; None if that is known of
     none. Tasks whose records are gone have cost what they cost."""
+
+
+class Costs(msgspec.Struct, frozen=True):
+    """What the tasks in a part of a list are estimated to cost together."""
+
+    tasks: int
+    cost: int | None
+    """In billionths of a US dollar; None if it is known of none."""
+    next_before: int | None
+    """None: this was the last part."""
 
 
 class StateEvent(msgspec.Struct, frozen=True):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
 from sqlalchemy import bindparam, delete, func, or_, select, update
 
-from tesazure.store.creation import stored_tag
 from tesazure.store.engine import Link, Prepared
 from tesazure.store.reading import STATES, records
-from tesazure.store.records import TaskRecord
+from tesazure.store.records import TaskRecord, tags_of
 from tesazure.store.tables import (
     UNDISCARDED,
     UNRELEASED,
@@ -18,6 +16,7 @@ from tesazure.store.tables import (
     docs,
     events,
     sealed,
+    stored_tag,
     tags,
     tasks,
 )
@@ -72,15 +71,6 @@ _EVENT_FROM = Prepared(
 _FIRST_EVENT = Prepared(select(func.min(events.c.number)))
 
 
-class _Tagged(msgspec.Struct):
-    """The only part of a document that its deletion needs."""
-
-    tags: dict[str, str | None] | None = None
-
-
-_tags_of = msgspec.json.Decoder(_Tagged).decode
-
-
 def discardable(link: Link, scope: str, ended_before: float, limit: int) -> list[TaskRecord]:
     """See Store.discardable."""
     rows = link.rows(_DISCARDABLE, where=scope, before=ended_before, most=limit)
@@ -108,7 +98,7 @@ def forget(transaction: Transaction, ended_before: float, limit: int) -> int:
     link = transaction.link
     rows = link.rows(_FORGETTABLE, before=ended_before, most=limit)
     for seq, state, workflow, document in rows:
-        for key, value in (_tags_of(document).tags or {}).items():
+        for key, value in tags_of(document).items():
             link.run(_DELETE_TAG, of_key=stored_tag(key), of_value=stored_tag(value or ""), of=seq)
         for statement in _DELETES:
             link.run(statement, of=seq)

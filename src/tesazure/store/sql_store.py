@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import bindparam, insert, update
 
+from tesazure.budgets import Budget, Purse
 from tesazure.callers import Visibility
 from tesazure.errors import ConfigurationError, StoreUnavailable
 from tesazure.model import State
@@ -21,6 +22,7 @@ from tesazure.store import (
     reading,
     retention,
     schema,
+    spending,
     workflows,
 )
 from tesazure.store.base import Choose
@@ -28,6 +30,7 @@ from tesazure.store.engine import Database, Link, Prepared
 from tesazure.store.records import (
     ApiToken,
     Change,
+    Costs,
     ListQuery,
     NewTask,
     Page,
@@ -150,6 +153,12 @@ class SqlStore:
     async def get_workflow(self, workflow_id: str, visibility: Visibility) -> Workflow | None:
         return await self._read_long(lambda link: workflows.one(link, workflow_id, visibility))
 
+    async def costs(self, query: ListQuery, since: float) -> Costs:
+        return await self._read_long(lambda link: lists.cost_page(link, query, since))
+
+    async def spent(self, purses: Collection[Purse]) -> dict[Purse, int]:
+        return await self._read(lambda link: spending.spent(link, purses))
+
     async def request_cancel(self, task_id: str, visibility: Visibility) -> bool | None:
         return await self._writer.submit(
             lambda transaction: changing.request_cancel(transaction, task_id, visibility)
@@ -188,10 +197,18 @@ class SqlStore:
         await self._writer.submit(lambda transaction: placing.sign_off(transaction, server))
 
     async def place(
-        self, server: str, scope: str, choose: Choose, limit: int, now: float
+        self,
+        server: str,
+        scope: str,
+        choose: Choose,
+        limit: int,
+        now: float,
+        budgets: Sequence[Budget] = (),
     ) -> list[TaskRecord]:
         return await self._writer.submit(
-            lambda transaction: placing.place(transaction, server, scope, choose, limit, now),
+            lambda transaction: placing.place(
+                transaction, server, scope, choose, limit, now, budgets
+            ),
             slow=True,
         )
 
@@ -249,6 +266,12 @@ class SqlStore:
         return await self._writer.submit(
             lambda transaction: retention.forget(transaction, ended_before, limit), slow=True
         )
+
+    async def prune_spending(self, now: float) -> None:
+        while await self._writer.submit(
+            lambda transaction: spending.prune(transaction.link, now, _PRUNED_AT_ONCE), slow=True
+        ):
+            pass
 
     async def prune_events(self, before: float) -> int:
         pruned = 0

@@ -6,6 +6,8 @@ column types are used, so that rows pass between driver and Python without conve
 
 from __future__ import annotations
 
+import hashlib
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -36,6 +38,10 @@ Ordered = Text().with_variant(Text(collation="C"), "postgresql")
 
 NAME_INDEXED = 128
 """Characters of a name in its index: PostgreSQL refuses index entries above 2.7 kB."""
+
+_TAG_BYTES = 512
+"""Longer tag keys and values are kept by their digest: PostgreSQL refuses index entries above
+2.7 kB, and tags are only ever compared for equality."""
 
 tasks = Table(
     "tasks",
@@ -110,6 +116,17 @@ tags = Table(
 )
 Index("ix_tags_key", tags.c.key, tags.c.seq)
 
+
+def stored_tag(text: str) -> str:
+    """How a tag's key or value is kept in the tags table."""
+    if len(text) * 4 <= _TAG_BYTES:
+        return text
+    raw = text.encode()
+    if len(raw) <= _TAG_BYTES:
+        return text
+    return "sha256:" + hashlib.sha256(raw).hexdigest()
+
+
 attempts = Table(
     "attempts",
     metadata,
@@ -133,6 +150,7 @@ attempts = Table(
 )
 _partial("ix_attempts_live", attempts, ("scope", "seq"), "NOT released")
 _partial("ix_attempts_kept", attempts, ("scope", "ended"), "NOT discarded AND ended IS NOT NULL")
+_partial("ix_attempts_cost", attempts, ("seq", "cost"), "cost IS NOT NULL")
 
 # As text, because SQLAlchemy writes conditions on booleans otherwise for SQLite, which uses a
 # partial index only for the very words of its definition.
@@ -187,6 +205,20 @@ workflows = Table(
 Index("ix_workflows_id", workflows.c.id, workflows.c.seq)
 _partial("ix_workflows_owner", workflows, ("owner", "seq"), "owner IS NOT NULL")
 _partial("ix_workflows_tenant", workflows, ("tenant", "seq"), "tenant IS NOT NULL")
+
+spending = Table(
+    "spending",
+    metadata,
+    # A budgets.Purse, and what was spent under it.
+    Column("kind", Ordered, nullable=False),
+    Column("key", Ordered, nullable=False),
+    Column("period", Ordered, nullable=False),
+    Column("value", Ordered, nullable=False),
+    Column("cost", BigInteger, nullable=False),  # billionths of a US dollar
+    PrimaryKeyConstraint("kind", "key", "period", "value", name="pk_spending"),
+    sqlite_with_rowid=False,
+)
+_partial("ix_spending_past", spending, ("period",), "period != ''")
 
 pings = Table(
     "pings",

@@ -10,6 +10,7 @@ from sqlalchemy import Double, bindparam, cast, func, insert, select, update
 
 from tesazure.model import State
 from tesazure.store.engine import Database, Link, Prepared
+from tesazure.store.spending import Spending
 from tesazure.store.tables import events, state_counts
 from tesazure.store.workflows import Tallies
 
@@ -35,6 +36,7 @@ class Transaction:
         self.database = database
         self.link = link
         self.workflows = Tallies(link)
+        self.spending = Spending(link)
         self.last_event = 0
         """Number of the newest event, once one was added."""
         self._now: float | None = None
@@ -90,6 +92,7 @@ class Transaction:
         self._events = []
         self._counts.clear()
         self.workflows.flush()
+        self.spending.flush()
 
 
 def last_event(link: Link) -> int:

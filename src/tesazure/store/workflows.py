@@ -15,7 +15,7 @@ from sqlalchemy import Select, and_, bindparam, delete, func, insert, select, up
 
 from tesazure.callers import Visibility
 from tesazure.model import State
-from tesazure.store.costs import dollars
+from tesazure.money import dollars
 from tesazure.store.engine import Link, Prepared
 from tesazure.store.reading import whose
 from tesazure.store.records import NewTask, Page, Workflow

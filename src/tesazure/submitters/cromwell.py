@@ -5,7 +5,8 @@ Releases 31 to 92 send
 - the description `{workflow}:BackendJobDescriptorKey_CommandCallNode_{call}:{shard}:{attempt}`;
 - an input named `commandScript` at `…/{name}/{workflow}/call-{call}/…/execution/script`;
 - an output named `rc` whose URL is in that directory, or, with `output-mode=root`, the directory
-  itself as `execution.dir.output`.
+  itself as `execution.dir.output`. Each has a root of its own above what the description's id
+  begins: below it, the two are the same.
 
 The rules of 2019 want of a description no more than the workflow before its first colon, and
 instead three outputs that end in `execution/rc`, `stdout` and `stderr`, the first at
@@ -21,15 +22,23 @@ looks for them itself.
 
 from __future__ import annotations
 
+import posixpath
 import re
+from urllib.parse import unquote
+
+import msgspec
 
 from tesazure.model import Output, Task
-from tesazure.submitters.submitter import UUID, Submitter
+from tesazure.plan import normalise
+from tesazure.submitters.submitter import UUID, Directory, Submitter
+
+NAME = "cromwell"
 
 _DESCRIPTION = re.compile(
     rf"({UUID}):(BackendJobDescriptorKey_CommandCallNode_.+:(?:-1|\d+):\d+\Z)?", re.DOTALL
 )
-_RESULTS = {"rc": "/execution/rc", "execution.dir.output": "/execution"}
+_RESULTS = {"rc": "/rc", "execution.dir.output": ""}
+"""The outputs that tell where a call's directory is kept, and what of it they are."""
 _WORKFLOW = re.compile(rf"/([^/]+)/({UUID})/call-[^/]+/")
 
 
@@ -43,45 +52,74 @@ def submitter(task: Task) -> Submitter | None:
 
 
 def _of_today(task: Task, caller: str) -> Submitter | None:
-    if not any(_is_result(output) for output in task.outputs or ()):
+    script = next((item.path for item in task.inputs or () if item.name == "commandScript"), "")
+    call = _placed(script, caller, "/script")
+    if call is None:
         return None
-    for item in task.inputs or ():
-        if item.name == "commandScript":
-            return _placed(item.path, caller, "/execution/script")
+    for output in task.outputs or ():
+        file = _RESULTS.get(output.name or "")
+        # Its path does not matter: with a `dockerWorkingDir` it is there.
+        if file is not None and (url := _kept_at(output, file, call)) is not None:
+            return _executed(call, url, posixpath.dirname(normalise(script)))
     return None
-
-
-def _is_result(output: Output) -> bool:
-    end = _RESULTS.get(output.name or "")
-    # With a `dockerWorkingDir` the paths are there, and only the URLs are in the call's directory.
-    return end is not None and (output.path.endswith(end) or output.url.endswith(end))
 
 
 def _of_2019(task: Task, caller: str) -> Submitter | None:
-    paths = [output.path for output in task.outputs or ()]
+    outputs = task.outputs or ()
     for end in ("/execution/stdout", "/execution/stderr"):
-        if not any(path.endswith(end) for path in paths):
+        if not any(output.path.endswith(end) for output in outputs):
             return None
-    for path in paths:
-        if path.startswith("/tes-wd/"):
-            found = _placed(path.removeprefix("/tes-wd"), caller, "/execution/rc")
-            if found:
-                return found
+    for output in outputs:
+        if output.path.startswith("/tes-wd/"):
+            call = _placed(output.path.removeprefix("/tes-wd"), caller, "/rc")
+            if call:
+                url = _kept_at(output, "/rc", call)
+                return _executed(call, url, posixpath.dirname(normalise(output.path)))
     return None
 
 
-def _placed(path: str, caller: str, end: str) -> Submitter | None:
-    """What the place of a call's file says of it; `caller` is the id of its own workflow."""
-    if not path.endswith(end):
+class _Call(msgspec.Struct, frozen=True):
+    """What the place of a call's file says of it. `within`: its directory, from the id of its own
+    workflow on."""
+
+    submitter: Submitter
+    within: str
+
+
+def _placed(path: str, caller: str, file: str) -> _Call | None:
+    """The call whose `file` lies at a path; `caller` is the id of its own workflow."""
+    if not path.endswith(f"/execution{file}"):
         return None
+    path = normalise(path)
     outermost = _WORKFLOW.search(path)
-    _, found, below = path.rpartition(f"/{caller}/call-")
-    if outermost is None or not found:
+    _, mark, below = path.rpartition(f"/{caller}/call-")
+    stage = below.partition("/")[0]
+    if outermost is None or not stage:
         return None
-    return Submitter(
-        name="cromwell",
+    submitter = Submitter(
+        name=NAME,
         workflow_id=outermost[2],
         workflow_name=outermost[1],
-        stage=below.partition("/")[0],
+        stage=stage,
         optional_outputs=True,
     )
+    return _Call(submitter, f"{mark}{below.removesuffix(file)}")
+
+
+def _kept_at(output: Output, file: str, call: _Call) -> str | None:
+    """The URL of the call's directory, which an output is or whose `file` it is; None if it is
+    something else, empty if the URL has a query: its SAS is for the output alone."""
+    url, query = output.url, ""
+    if "://" in url:
+        url, _, query = url.partition("?")
+    if not file:
+        url = url.rstrip("/")
+    end = f"{call.within}{file}"
+    if not (url.endswith(end) or unquote(url).endswith(end)):
+        return None
+    return "" if query else url.removesuffix(file)
+
+
+def _executed(call: _Call, url: str | None, path: str) -> Submitter:
+    directory = Directory(url, path) if url else None
+    return msgspec.structs.replace(call.submitter, directory=directory)

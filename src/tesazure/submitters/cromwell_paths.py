@@ -11,15 +11,15 @@ makes blobs of these, too. All other paths stay what they are.
 from __future__ import annotations
 
 import os
-import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 
-from tesazure.model import FileType, Input, Output, Task
+from tesazure.model import FileType, Input, Task
 from tesazure.plan import SHARED, SHARED_GLOBAL, WORK, contains, normalise
 from tesazure.submitters import cromwell
+from tesazure.submitters.submitter import Directory, Submitter
 
 _FILE = ("file:///", "file://localhost/")
 _RESULTS = frozenset(
@@ -46,16 +46,9 @@ class PathMapping(msgspec.Struct, frozen=True):
         return url
 
 
-class Directory(msgspec.Struct, frozen=True):
-    """A call's execution directory: where it is kept, and where its script finds it."""
-
-    url: str
-    path: str
-
-
-def mapped(task: Task, mapping: PathMapping) -> Task:
+def mapped(task: Task, submitter: Submitter, mapping: PathMapping) -> Task:
     """The task with the URLs that its paths mean; the very same one if it is not Cromwell's."""
-    if not mapping.container or cromwell.submitter(task) is None:
+    if not mapping.container or submitter.name != cromwell.NAME:
         return task
     return msgspec.structs.replace(
         task,
@@ -67,25 +60,28 @@ def mapped(task: Task, mapping: PathMapping) -> Task:
     )
 
 
-def adapted(task: Task, mapping: PathMapping) -> Task:
+def adapted(task: Task, submitter: Submitter, mapping: PathMapping) -> Task:
     """The task as it is to be carried out; the very same one if it is not Cromwell's.
 
     Besides its URLs, `$AZ_BATCH_TASK_DIR` is set, in which a configuration of 2019 has Cromwell's
     script make its temporary directory.
     """
-    if cromwell.submitter(task) is None:
+    if submitter.name != cromwell.NAME:
         return task
     executors = [
         msgspec.structs.replace(executor, env={"AZ_BATCH_TASK_DIR": WORK} | (executor.env or {}))
         for executor in task.executors
     ]
-    return msgspec.structs.replace(mapped(task, mapping), executors=executors)
+    return msgspec.structs.replace(mapped(task, submitter, mapping), executors=executors)
 
 
-def blob_directory(task: Task, mapping: PathMapping) -> Directory | None:
-    """The execution directory of an adapted task, if that is in the container."""
-    found = _directory(task) if mapping.container else None
-    return found if found and found.url.startswith(f"{mapping.container}/") else None
+def blob_directory(submitter: Submitter, mapping: PathMapping) -> Directory | None:
+    """The directory that a call is executed in, by its blobs' URL, if that is in the container."""
+    found = submitter.directory
+    if found is None or not mapping.container:
+        return None
+    url = mapping.url_of(found.url)
+    return Directory(url, found.path) if url.startswith(f"{mapping.container}/") else None
 
 
 def with_files(task: Task, directory: Directory, names: Iterable[str]) -> Task:
@@ -100,35 +96,18 @@ def with_files(task: Task, directory: Directory, names: Iterable[str]) -> Task:
     declared.discard(directory.path)  # `output-mode=root`
     added = []
     for name in names:
-        path = f"{directory.path}/{name}"
-        if name not in _RESULTS and declared.isdisjoint((path, *_above(path, directory.path))):
-            url = f"{directory.url}{_quoted(f'/{name}')}"
+        taken = any(f"{directory.path}/{part}" in declared for part in _up(name))
+        if name not in _RESULTS and not taken:
+            path, url = f"{directory.path}/{name}", f"{directory.url}{_quoted(f'/{name}')}"
             added.append(Input(path=path, url=url, type=FileType.FILE))
     return msgspec.structs.replace(task, inputs=[*(task.inputs or ()), *added])
 
 
-def _above(path: str, top: str) -> Iterable[str]:
-    """The directories above a path, up to but without `top`."""
-    while (path := posixpath.dirname(path)) != top:
-        yield path
-
-
-def _directory(task: Task) -> Directory | None:
-    url = path = ""
-    for output in task.outputs or ():
-        if _is_rc(output):
-            url, path = posixpath.dirname(output.url), posixpath.dirname(output.path)
-        elif output.name == "execution.dir.output":
-            url, path = output.url.rstrip("/"), output.path
-    for item in task.inputs or ():
-        if item.name == "commandScript":
-            # With a `dockerWorkingDir` the results are elsewhere in the container.
-            path = posixpath.dirname(item.path)
-    return Directory(url, normalise(path)) if url else None
-
-
-def _is_rc(output: Output) -> bool:
-    return output.name == "rc" or output.path.endswith("/execution/rc")
+def _up(name: str) -> Iterator[str]:
+    """A relative path and the directories above it."""
+    while name:  # each is shorter than the one before
+        yield name
+        name = name.rpartition("/")[0]
 
 
 def _input(item: Input, mapping: PathMapping) -> Input:
@@ -142,7 +121,7 @@ def _path_of(url: str) -> str | None:
     if url.startswith("/"):
         return url
     for start in _FILE:
-        if url.startswith(start):
+        if url[: len(start)].lower() == start:  # as RFC 3986 has schemes and hosts, section 3
             return os.fsdecode(unquote_to_bytes(_bytes(url[len(start) - 1 :])))
     return None
 

@@ -11,15 +11,11 @@ store is no name for a run of a workflow: the next one may use the same.
 
 from __future__ import annotations
 
-import re
-
 from tesazure.model import Task
 from tesazure.submitters.submitter import Submitter
 
 _PICKLED = ("gASV", "gAWV")
 """The first three bytes of protocols 4 and 5 with a frame, in base64."""
-
-_NAME = re.compile(r"'(?P<job>.+)' (?:(?P<unit>.+) )?\S+ v\d+")
 
 
 def submitter(task: Task) -> Submitter | None:
@@ -29,5 +25,15 @@ def submitter(task: Task) -> Submitter | None:
         return None
     if len(command) != 2 or not command[1].startswith(_PICKLED):
         return None
-    name = _NAME.fullmatch(task.name or "")
-    return Submitter("toil", stage=(name["unit"] or name["job"]) if name else "")
+    return Submitter("toil", stage=_stage(task.name or ""))
+
+
+def _stage(name: str) -> str:
+    """The step that a task's name tells; empty if it is none of Toil's."""
+    # By its separators from the end on: a regular expression would try all places of each.
+    named, _, version = name.rpartition(" v")
+    job, quoted, rest = named.rpartition("' ")
+    unit, _, stored = rest.rpartition(" ")
+    if not (version.isdecimal() and stored and quoted and job[:1] == "'"):
+        return ""
+    return unit or job[1:]

@@ -67,10 +67,12 @@ class InContainer:
 
     def write(self, path: str, content: bytes) -> None:
         """See Place."""
+        self.put(self._name(path), content)
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a blob by its very name, which may be no path."""
         with self._azurite.client() as client:
-            client.get_blob_client(self._container, self._name(path)).upload_blob(
-                content, overwrite=True
-            )
+            client.get_blob_client(self._container, name).upload_blob(content, overwrite=True)
 
     @property
     def key(self) -> str:

@@ -216,9 +216,10 @@ def test_what_a_script_printed_before_its_time_was_over_arrives(begin: Begin, mo
     assert flow.result(call, "stderr") == "trouble\n"
 
 
-def test_a_command_that_exceeds_its_memory_leaves_what_it_printed(begin: Begin) -> None:
+@pytest.mark.parametrize("mode", [FILES, BLOB])
+def test_a_command_that_exceeds_its_memory_leaves_what_it_printed(begin: Begin, mode: str) -> None:
     """The largest process is killed, and that is not Cromwell's script around it."""
-    site = begin(FILES)
+    site = begin(mode)
     flow = site.workflow(92)
     resources = {"ram_gb": 0.064}
     call = Call("hungry", "echo begun; tail /dev/zero", resources=resources)
@@ -314,6 +315,21 @@ def test_a_directory_with_too_many_blobs_is_brought_in_part_and_said(begin: Begi
     assert int(flow.result(call, "count")) == 1000
     (task,) = tasks_of(site, flow)
     assert "has more than 1000 files already" in str(task["logs"][0]["system_logs"])
+
+
+def test_a_directory_that_cannot_be_listed_is_only_a_warning(begin: Begin) -> None:
+    """For a blob in it that can be no file."""
+    site = begin(BLOB)
+    flow = site.workflow(92)
+    call = Call("odd", "echo 1 > made", outputs=("made",))
+    place = site.place
+    assert isinstance(place, InContainer)
+    place.put(f"{flow.directory(call).removeprefix('/tes-wd/')}/a//b", b"x")
+    assert flow.run(call).succeeded
+    (task,) = tasks_of(site, flow)
+    (said,) = (line for line in task["logs"][0]["system_logs"] if "are not brought" in line)
+    assert "WARNING" in said
+    assert "a//b" in said
 
 
 def test_the_shared_directory_may_mean_blobs_too(short_dir: Path) -> None:

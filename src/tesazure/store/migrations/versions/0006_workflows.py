@@ -53,40 +53,35 @@ def upgrade() -> None:
 
 
 def _count(workflows: sa.Table) -> None:
-    member, name, submitter = tags.alias("member"), tags.alias("name"), tags.alias("submitter")
-    of_workflow = (
-        member.c.key == "ms-submitter-workflow-id",
-        member.c.value != "",
-        ~member.c.value.like("sha256:%"),  # the digest of a text too long to be an id
-    )
+    # Tables without statistics, as of a database that was just restored, are joined row by row.
+    _analyze("tasks", "tags")
+    member = tags.alias("member")
+    of_workflow = (member.c.key == "ms-submitter-workflow-id", *_whole(member))
     counted = (
         sa.select(
-            sa.func.min(tasks.c.seq),
-            member.c.value,
-            sa.func.coalesce(sa.func.max(name.c.value), ""),
-            sa.func.coalesce(sa.func.max(submitter.c.value), ""),
+            sa.func.min(tasks.c.seq).label("seq"),
+            member.c.value.label("id"),
             tasks.c.owner,
             tasks.c.tenant,
-            sa.func.min(tasks.c.created),
-            sa.func.max(sa.func.coalesce(tasks.c.ended, tasks.c.created)),
+            sa.func.min(tasks.c.created).label("first_activity"),
+            sa.func.max(sa.func.coalesce(tasks.c.ended, tasks.c.created)).label("last_activity"),
             *(
-                sa.func.sum(sa.case((tasks.c.state == state, 1), else_=0)).label(state)
+                sa.func.sum(sa.case((tasks.c.state == state, 1), else_=0)).label(state.lower())
                 for state in STATES
             ),
         )
         .join_from(member, tasks, tasks.c.seq == member.c.seq)
-        .outerjoin(
-            name, sa.and_(name.c.key == "ms-submitter-workflow-name", name.c.seq == member.c.seq)
-        )
-        .outerjoin(
-            submitter,
-            sa.and_(submitter.c.key == "ms-submitter-name", submitter.c.seq == member.c.seq),
-        )
         .where(*of_workflow)
         .group_by(member.c.value, tasks.c.owner, tasks.c.tenant)
+        .subquery()
     )
-    known = [column.name for column in workflows.columns if column.name != "cost"]
-    op.execute(workflows.insert().from_select(known, counted))
+    named = sa.select(
+        *counted.columns,
+        _first(counted, "ms-submitter-workflow-name").label("name"),
+        _first(counted, "ms-submitter-name").label("submitter"),
+    )
+    op.execute(workflows.insert().from_select([*named.selected_columns.keys()], named))
+    _analyze("workflows")
     its = (
         sa.select(workflows.c.seq)
         .join_from(workflows, member, member.c.value == workflows.c.id)
@@ -102,6 +97,24 @@ def _count(workflows: sa.Table) -> None:
         .values(workflow=its.scalar_subquery())
         .where(tasks.c.seq.in_(sa.select(member.c.seq).where(*of_workflow)))
     )
+
+
+def _whole(tag: sa.FromClause) -> tuple[sa.ColumnElement[bool], ...]:
+    """It has a value, and not only the digest of one above 512 bytes."""
+    return tag.c.value != "", ~tag.c.value.like("sha256:%")
+
+
+def _first(counted: sa.Subquery, key: str) -> sa.ColumnElement[str]:
+    """What the first task of a workflow has in a tag."""
+    tag = tags.alias()
+    its = sa.select(tag.c.value).where(tag.c.key == key, tag.c.seq == counted.c.seq, *_whole(tag))
+    return sa.func.coalesce(its.scalar_subquery(), "")
+
+
+def _analyze(*tables: str) -> None:
+    if op.get_bind().dialect.name == "postgresql":
+        for table in tables:
+            op.execute(f"ANALYZE {table}")
 
 
 def _partial(name: str, columns: list[str], where: str) -> None:

@@ -1,0 +1,28 @@
+"""US dollars as whole billionths of them: numbers that databases add up without rounding. Pure."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+
+_DIGITS = 9
+_MOST = Decimal(10) ** 9
+"""US dollars that nothing costs; a billion billionths of them is what the databases can hold."""
+
+
+def billionths(text: str) -> int | None:
+    """A decimal number of US dollars, below a billion and not negative; None if it is none."""
+    if "_" in text:  # which Decimal takes between digits
+        return None
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        return None
+    if not amount.is_finite() or not 0 <= amount < _MOST:
+        return None
+    return int(amount.scaleb(_DIGITS).to_integral_value())
+
+
+def dollars(amount: int) -> str:
+    """Billionths of a US dollar as a decimal number of them, without needless zeros."""
+    whole, part = divmod(amount, 10**_DIGITS)
+    return f"{whole}.{part:0{_DIGITS}}".rstrip("0").rstrip(".")
