@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import api, lists, recognition, storage, tasks
+from benchmarks import api, batch, lists, recognition, storage, tasks
 from tests.services.base import Unavailable
 from tests.services.docker_engine import DockerEngine
 
-SUITES = ("api", "lists", "tasks", "idle", "recognition", "storage")
+SUITES = ("api", "lists", "tasks", "idle", "recognition", "storage", "batch")
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5, help="of each load (default 5)")
     parser.add_argument("--rounds", type=int, default=3, help="of api and storage (default 3)")
     parser.add_argument("--tasks", type=int, default=1_000_000, help="in the store for lists")
-    parser.add_argument("--count", type=int, default=500, help="of tasks run (default 500)")
+    parser.add_argument("--count", type=int, help="of tasks run (default 500; for batch 1000)")
     parser.add_argument("--queued", type=int, default=10_000, help="for the idle suite")
     parser.add_argument("--mib", type=int, default=1024, help="of an object, for storage")
     parser.add_argument("--files", type=int, default=10_000, help="of 4 KiB, for storage")
@@ -36,10 +36,11 @@ def main() -> int:
     suites: dict[str, Callable[[], Any]] = {
         "api": lambda: api.run(given.seconds, given.rounds),
         "lists": lambda: lists.run(given.tasks, given.seconds),
-        "tasks": lambda: _engines(given.count),
+        "tasks": lambda: _engines(given.count or 500),
         "idle": lambda: tasks.idle(given.queued, 20),
         "recognition": lambda: recognition.run(given.seconds / 5),
         "storage": lambda: storage.run(_storage_sizes(given)),
+        "batch": lambda: batch.run(given.count or 1000),
     }
     results = {}
     for name in given.suites or suites:

@@ -12,5 +12,5 @@ compile() {
 
 compile --extra docker --group build -o requirements/base.txt "$@"
 compile --all-extras --group build --group dev -c requirements/base.txt -o requirements/dev.txt "$@"
-# Everything that the program can use: what is in its container images.
-compile --all-extras -c requirements/dev.txt -o requirements/image.txt "$@"
+# What a node can use: everything but what places attempts and keeps their records.
+compile --extra azure --extra docker --extra gcs --extra s3 --extra sftp -c requirements/dev.txt -o requirements/image.txt "$@"

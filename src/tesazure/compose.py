@@ -50,8 +50,9 @@ from tesazure.lifecycle import Policy
 from tesazure.plan import GB, Defaults, contains
 from tesazure.runner.engines.choose import EngineChoice, find_engine
 from tesazure.scheduler.adapting import Adapting
+from tesazure.scheduler.config import SchedulerConfig
 from tesazure.scheduler.granting import Granting
-from tesazure.scheduler.loop import Scheduler, SchedulerConfig
+from tesazure.scheduler.loop import Scheduler
 from tesazure.scheduler.retention import Kept
 from tesazure.sealing import find_seal
 from tesazure.settings import Effective, Settings, passed_on
@@ -169,25 +170,18 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Assembled]:
 
     Raises ConfigurationError, StoreUnavailable.
     """
-    _check_backend(settings)
     _check_allowed(settings, home)
     async with contextlib.AsyncExitStack() as stack:
         store = await open_store(settings.database_url, home.path / _DATABASE)
         stack.push_async_callback(store.close)
-        belong(home.path, await store.identity())
+        identity = await store.identity()
+        belong(home.path, identity)
         seal = find_seal(settings.secrets_key, home.path / "secrets.key")
         seal.check(await store.sealing_key(seal.names))
-        backend = LocalBackend(_local_config(settings, home))
+        backend = _backend(settings, home, identity)
         stack.push_async_callback(backend.stop)
         await backend.start()
-        urls = Storages(
-            settings.allow_dir,
-            backend.data_dirs(),
-            allow_private=settings.allow_private_addresses,
-            endpoints=endpoints_of(settings),
-        )
-        urls.mount(MountDirs(settings.mount_dir, backend.data_dirs()))
-        urls.serve_shared(SharedStorage(Path(settings.shared_global_dir or home.path)))
+        urls = _urls(settings, home, backend)
         stack.callback(urls.close)
         listed = Storages(
             (),
@@ -224,7 +218,7 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Assembled]:
             seal=seal,
             pulse=scheduler,
             budgets=budgets,
-            identity=await store.identity(),
+            identity=identity,
             created=home.created,
             started=time.time(),
             closing=asyncio.Event(),
@@ -236,12 +230,6 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Assembled]:
         stack.callback(application.close)
         _warn(backend)
         yield Assembled(application, grants, gate, budgets, scheduler, access_log)
-
-
-def _check_backend(settings: Settings) -> None:
-    if settings.compute_backend != "local":
-        text = "there is no backend for Azure Batch here yet; run tasks on this machine with"
-        raise ConfigurationError([f"COMPUTE_BACKEND: {text} COMPUTE_BACKEND=local"])
 
 
 def _check_allowed(settings: Settings, home: Home) -> None:
@@ -377,6 +365,36 @@ def _raise_file_limit(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
+def _backend(s: Settings, home: Home, identity: str) -> Backend:
+    """Raises ConfigurationError."""
+    if s.compute_backend == "local":
+        return LocalBackend(_local_config(s, home))
+    from tesazure.backends.azure_batch.backend import AzureBatchBackend
+    from tesazure.backends.azure_batch.configured import config_of
+
+    try:
+        return AzureBatchBackend(config_of(s, identity, home.path / "azure-batch"))
+    except OSError as error:
+        raise ConfigurationError([f"Azure Batch: {error}"]) from error
+
+
+def _urls(s: Settings, home: Home, backend: Backend) -> Storages:
+    """What checks the URLs of tasks. Nodes elsewhere have none of this machine's files."""
+    local = backend if isinstance(backend, LocalBackend) else None
+    hidden = local.data_dirs() if local else ()
+    urls = Storages(
+        s.allow_dir if local else (),
+        hidden,
+        allow_private=s.allow_private_addresses,
+        endpoints=endpoints_of(s),
+    )
+    if local:
+        urls.mount(MountDirs(s.mount_dir, hidden))
+    if local or s.batch_file_share:
+        urls.serve_shared(SharedStorage(Path(s.shared_global_dir or home.path)))
+    return urls
+
+
 def _local_config(s: Settings, home: Home) -> LocalConfig:
     return LocalConfig(
         data_dir=home.path,
@@ -406,7 +424,11 @@ def _runtime_dir() -> str:
 
 def _scheduler_config(s: Settings, budgets: Budgets) -> SchedulerConfig:
     return SchedulerConfig(
-        policy=Policy(max_retries=s.max_retries, retry_delay_s=s.retry_delay_s),
+        policy=Policy(
+            max_retries=s.max_retries,
+            retry_delay_s=s.retry_delay_s,
+            credential_s=s.credential_hours * 3600 if s.compute_backend == "batch" else 0,
+        ),
         defaults=Defaults(
             s.default_cpu_cores, s.default_ram_gb, s.default_disk_gb, s.max_runtime_s
         ),

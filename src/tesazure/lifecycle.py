@@ -6,6 +6,7 @@ GA4GH TES 1.1.0, tesState.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -35,7 +36,8 @@ class Phase(StrEnum):
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """What a backend saw of one attempt. `reason` is its own words, if it has any."""
+    """What a backend saw of one attempt. `reason` is its own words, if it has any: why the attempt
+    is lost, or what a live one waits for."""
 
     phase: Phase
     report: Report
@@ -79,6 +81,15 @@ class Policy(msgspec.Struct, frozen=True):
     node's clock may be off by less."""
     cancel_grace_s: float = 30.0
     """How long the runner may take to stop after it was asked to, before it is made to."""
+    credential_s: float = 0.0
+    """How long credentials are good that an attempt waits for its machine with; 0: it does not."""
+
+
+MOST_TOLD = 50
+"""Lines on what it waits for in an attempt's log: what changes more often tells nobody more."""
+TRANSFERS_S = 3 * 3600.0
+"""How long an attempt's credentials must be good at its beginning beside its time limit: its files
+are brought and taken, and an identity's signatures end up to 75 minutes sooner than others."""
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -107,6 +118,8 @@ class Facts(msgspec.Struct, frozen=True):
     that there are."""
     cancel_asked: float | None = None
     """When this server first asked the backend to stop the attempt, in seconds since the epoch."""
+    told: Collection[str] = ()
+    """The backend's words on the live attempt that are in its log."""
 
 
 class Submit(msgspec.Struct, frozen=True):
@@ -142,6 +155,8 @@ class Advance(msgspec.Struct, frozen=True):
     """None: the committed log stays as it is."""
     said: tuple[str, ...] = ()
     """Lines (level-less text) to add to system_logs, as errors."""
+    waits: str = ""
+    """What the backend says that the live attempt waits for, to add to system_logs."""
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -219,9 +234,12 @@ def _cancel(
     return [Release(attempt.handle), Advance(State.CANCELED, seen.report)]
 
 
-def _news(facts: Facts, report: Report) -> list[Action]:
-    """What keeps the committed log up with the report."""
-    return [Advance(None, report)] if report.events > facts.seen_events else []
+def _news(facts: Facts, report: Report, waits: str = "") -> list[Action]:
+    """What keeps the committed log up with the report, and with the backend's words."""
+    # Each is said once: they may change to and fro.
+    waits = waits if waits not in facts.told and len(facts.told) < MOST_TOLD else ""
+    is_news = bool(waits) or report.events > facts.seen_events
+    return [Advance(None, report, waits=waits)] if is_news else []
 
 
 def _follow(
@@ -242,12 +260,19 @@ def _follow(
     if ended is not None:
         what = f"the runner was told to stop, not by this server: {ended.reason}".rstrip(": ")
         return _lost(facts, attempt, handle, what, State.SYSTEM_ERROR, seen, policy)
+    if seen.phase is Phase.PENDING and _is_stale(attempt, limit, now, policy):
+        what = "it waited for a machine until its credentials were about to end"
+        return _again(facts, handle, what, report, policy)
     if alive:
-        if report.executor_started and facts.state is State.INITIALIZING:
-            return [Advance(State.RUNNING, report)]
-        return _news(facts, report)
+        return _live_on(facts, report, seen.reason)
     what, final = _LOSSES[seen.phase]
     return _lost(facts, attempt, handle, what, final, seen, policy)
+
+
+def _live_on(facts: Facts, report: Report, waits: str) -> list[Action]:
+    if report.executor_started and facts.state is State.INITIALIZING:
+        return [Advance(State.RUNNING, report)]
+    return _news(facts, report, waits)
 
 
 def _is_overdue(attempt: Attempt, report: Report, limit: float, now: float) -> bool:
@@ -258,6 +283,16 @@ def _is_overdue(attempt: Attempt, report: Report, limit: float, now: float) -> b
     if isinstance(report.log.start_time, str):
         began = max(began, datetime.fromisoformat(report.log.start_time).timestamp())
     return now > began + limit
+
+
+def _is_stale(attempt: Attempt, limit: float, now: float, policy: Policy) -> bool:
+    """Whether an attempt that has not begun would begin with credentials that may end before it
+    does. Another one has new ones: however often that happens the task does not end, though it
+    counts as an attempt."""
+    if not policy.credential_s:
+        return False
+    needed = min(limit + TRANSFERS_S, policy.credential_s / 2)
+    return now > attempt.started + policy.credential_s - needed
 
 
 _LOSSES = {

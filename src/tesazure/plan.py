@@ -87,6 +87,10 @@ class Plan(msgspec.Struct, omit_defaults=True, frozen=True):
     limits: Limits
     max_runtime_s: float
     backend_parameters: dict[str, str] = {}
+    preemptible: bool | None = None
+    """Whether the machine may be one that can be taken away; None: the backend's choice."""
+    zones: list[str] = []
+    """Where to run, in the backend's words; empty: anywhere."""
     notes: list[str] = []
     """Warnings from the submission, said first in system_logs."""
 
@@ -180,6 +184,8 @@ def make_plan(
         limits=limits(task, defaults),
         max_runtime_s=runtime_limit(task, defaults) if max_runtime_s is None else max_runtime_s,
         backend_parameters=parameters,
+        preemptible=resources.preemptible if resources else None,
+        zones=list((resources and resources.zones) or []),
         notes=notes,
     )
 

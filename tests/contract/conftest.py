@@ -2,36 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from tesazure.backends.local import LocalBackend
-from tests.conftest import refuse
-from tests.contract.backend_site import Site
+from tesazure.backends.base import Backend
+from tests.conftest import refuse, shared
+from tests.contract.backend_site import BatchSite, LocalSite, Site
 from tests.services import base
+from tests.services.azurite import Azurite
+from tests.services.batch_lab import BatchLab, batch_lab
 
 ONE_BY_ONE = pytest.mark.xdist_group("backend-docker")
 """Attempts of different tests have the same keys, which one engine takes for the same attempts."""
+ENGINES = ["sandbox", pytest.param("docker", marks=[pytest.mark.docker, ONE_BY_ONE])]
 
 
-@pytest.fixture(params=["sandbox", pytest.param("docker", marks=[pytest.mark.docker, ONE_BY_ONE])])
+@pytest.fixture(params=[*ENGINES, "batch"])
 async def site(request: pytest.FixtureRequest, short_dir: Path) -> AsyncIterator[Site]:
-    host = image = ""
-    if request.param == "docker":
-        host = request.getfixturevalue("docker_engine").url
-        image = request.getfixturevalue("busybox_image")
+    """Each backend, the local one with each engine."""
+    site: Site
+    if request.param == "batch":
+        site = BatchSite(short_dir, request.getfixturevalue("batch_account"))
     else:
-        try:
-            base.require_program("bwrap", "bubblewrap")
-        except base.Unavailable as error:
-            refuse(str(error))
-    site = Site(short_dir, request.param, host, image or "unused")
+        site = local_site(request, short_dir)
     yield site
     await site.close()
 
 
 @pytest.fixture
-async def backend(site: Site) -> LocalBackend:
+async def backend(site: Site) -> Backend:
     return await site.server()
+
+
+@pytest.fixture
+def batch_account(short_dir: Path) -> Iterator[BatchLab]:
+    """A Batch account with its storage."""
+    need_sandbox()
+    with batch_lab(short_dir / "batch", shared(Azurite)) as lab:
+        yield lab
+
+
+def local_site(request: pytest.FixtureRequest, directory: Path) -> LocalSite:
+    """A site with the engine that the test's parameter names."""
+    host = image = ""
+    if request.param == "docker":
+        host = request.getfixturevalue("docker_engine").url
+        image = request.getfixturevalue("busybox_image")
+    else:
+        need_sandbox()
+    return LocalSite(directory, request.param, host, image or "unused")
+
+
+def need_sandbox() -> None:
+    """Ends a test that needs the sandbox engine where there is none."""
+    try:
+        base.require_program("bwrap", "bubblewrap")
+    except base.Unavailable as error:
+        refuse(str(error))

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from pathlib import Path
-
-import msgspec
 import pytest
 
-from tesazure.backends.local import LocalBackend
+from tesazure.backends.base import Backend
 from tesazure.errors import NotFound
 from tesazure.lifecycle import Phase
-from tesazure.model import State
-from tesazure.runner.config import NodeConfig
 from tests.contract.backend_site import (
     DEADLINE_S,
     MARKS,
@@ -29,7 +22,7 @@ from tests.contract.backend_site import (
 # -- streams ------------------------------------------------------------------------------------
 
 
-async def test_streams_can_be_read_while_they_grow(backend: LocalBackend, site: Site) -> None:
+async def test_streams_can_be_read_while_they_grow(backend: Backend, site: Site) -> None:
     script = (
         f"printf 0123456789; printf warn >&2; until [ -e {MARKS}/go ]; do sleep 0.05; done; echo"
     )
@@ -90,40 +83,9 @@ async def test_runners_that_outlived_a_server_wake_the_next_one(site: Site) -> N
     handle = await site.submit(one, script, "k")
     await one.stop()
     again = await site.server("one")
-    assert (await look(again, handle)).phase is Phase.RUNNING
+    assert (await look(again, handle)).phase in (Phase.PENDING, Phase.RUNNING)
     while await again.changed(0.2):
         await look(again, handle)
     (site.marks / "go").touch()
     assert await again.changed(DEADLINE_S)
     assert (await ended(again, handle)).report.ended
-
-
-async def test_a_dead_spawner_is_replaced(backend: LocalBackend, site: Site) -> None:
-    pid = backend._spawner.pid
-    assert pid is not None
-    stays = await site.submit(backend, sleeper("stays"), "stays")
-    os.kill(pid, signal.SIGKILL)
-    await until(lambda: backend._spawner.pid is None)
-    handle = await site.submit(backend, "true", "k")
-    seen = await ended(backend, handle)
-    assert seen.report.ended is not None
-    assert seen.report.ended.state is State.COMPLETE
-    assert (await look(backend, stays)).phase in (Phase.RUNNING, Phase.PENDING)
-
-
-async def test_tasks_are_kept_out_of_all_servers_data(site: Site) -> None:
-    one, two = await site.server("one"), await site.server("two")
-    handle = await site.submit(two, "true", "k")
-    node = msgspec.json.decode((Path(handle["dir"]) / "node.json").read_bytes(), type=NodeConfig)
-    assert set(node.hidden) == {str(site.directory / name) for name in ("one", "two")}
-    assert set(one.data_dirs()) == set(two.data_dirs()) == set(node.hidden)
-    await ended(two, handle)
-
-
-async def test_a_shared_directory_that_others_can_enter_is_warned_of(site: Site) -> None:
-    """A task of root can leave a setuid program there."""
-    open_to_all = (await site.server("one")).capabilities.warnings
-    assert any(str(site.marks) in warning and "setuid" in warning for warning in open_to_all)
-    site.directory.chmod(0o700)
-    closed = (await site.server("two")).capabilities.warnings
-    assert not any("setuid" in warning for warning in closed)

@@ -415,6 +415,8 @@ async def test_watched_is_what_a_server_has_to_do(store: SqlStore) -> None:
         (done.id, State.COMPLETE),
     ]
     assert watched[0].attempt == mine.attempts[0]
+    assert await store.watched("server-1", [done.id, other.id, "none"]) == watched[1:]
+    assert await store.watched("server-1", []) == []
     await store.apply(Change(task_id=done.id, version=version, released=True))
     assert [task.id for task in await store.watched("server-1")] == [mine.id]
     assert [task.id for task in await store.watched("server-2")] == [other.id]

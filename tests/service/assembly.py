@@ -16,8 +16,9 @@ from tesazure.callers import Visibility
 from tesazure.lifecycle import Policy
 from tesazure.model import TERMINAL, Executor, Resources, State, Task, TaskLog
 from tesazure.plan import GB, Defaults, limits, runtime_limit
+from tesazure.scheduler.config import SchedulerConfig
 from tesazure.scheduler.granting import Grant, Granting, given
-from tesazure.scheduler.loop import Scheduler, SchedulerConfig
+from tesazure.scheduler.loop import Scheduler
 from tesazure.scheduler.retention import Kept
 from tesazure.sealing import KEY_BYTES, Seal
 from tesazure.store.base import Store
@@ -48,6 +49,8 @@ def config(**changes: object) -> SchedulerConfig:
 class Assembly:
     """Store, backend and scheduler of one server. `directory` holds what servers share."""
 
+    kind: type[LocalBackend] = LocalBackend
+
     def __init__(self, directory: Path, name: str = "one", url: str = "") -> None:
         self.directory, self.name, self.url = directory, name, url
         self.marks = directory / "marks"
@@ -64,7 +67,7 @@ class Assembly:
     ) -> None:
         """Start everything; again after `stop`, as a restarted server."""
         self.store: Store = await open_store(self.url, self.directory / f"{self.name}.db")
-        self.backend = LocalBackend(
+        self.backend = self.kind(
             LocalConfig(
                 data_dir=self.directory / self.name,
                 engine="sandbox",
@@ -198,13 +201,13 @@ class Assembly:
 
 
 @contextlib.asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[Assembly]:
+async def running(directory: Path, kind: type[Assembly] = Assembly) -> AsyncIterator[Assembly]:
     """A started server, and nothing left of it afterwards."""
     try:
         base.require_program("bwrap", "bubblewrap")
     except base.Unavailable as error:
         refuse(str(error))
-    assembly = Assembly(directory)
+    assembly = kind(directory)
     await assembly.start()
     yield assembly
     await assembly.close()

@@ -14,12 +14,11 @@ import docker
 import msgspec
 import pytest
 
-from scripts import runner_image
 from tesazure.model import Executor, Input, State, Task
 from tesazure.plan import Defaults, make_plan
 from tesazure.report import decode, fold
 from tesazure.runner.config import AttemptDir, NodeConfig
-from tests.services import images
+from tests.service.runner_bench import build_runner_image
 from tests.services.docker_engine import DockerEngine
 from tests.services.faulty_http import FaultyHttp
 
@@ -39,22 +38,7 @@ def client(docker_engine: DockerEngine) -> Iterator[docker.DockerClient]:
 
 @pytest.fixture(scope="module")
 def runner(client: docker.DockerClient, python_image: str) -> str:
-    """The image, on the base of Debian's Python."""
-    ask = ["python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-    version = client.containers.run(python_image, ask, remove=True).decode().strip()
-    context = images.CACHE / f"runner-{version}"
-    with images.lock(context.name):
-        runner_image.make_context(context, version)
-        tag = "tesazure-test/runner:1"
-        client.images.build(
-            path=str(context),
-            tag=tag,
-            buildargs={"BASE": python_image},
-            network_mode="none",
-            pull=False,
-            rm=True,
-        )
-    return tag
+    return build_runner_image(client, python_image)
 
 
 @pytest.fixture

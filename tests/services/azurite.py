@@ -36,6 +36,8 @@ class Azurite(base.Service):
     name = "azurite"
     account = ACCOUNT
     key = KEY
+    logs_requests = False
+    """Whether `log` has a line for each request."""
 
     @property
     def log(self) -> Path:
@@ -68,7 +70,8 @@ class Azurite(base.Service):
         data.mkdir(parents=True)
         options = ["--blobHost", "127.0.0.1", "--blobPort", "0", "--location", str(data)]
         # The SDKs are newer than any Azurite.
-        options += ["--skipApiVersionCheck", "--disableTelemetry", "--silent"]
+        options += ["--skipApiVersionCheck", "--disableTelemetry"]
+        options += [] if self.logs_requests else ["--silent"]
         base.spawn(
             [node, program, *options, *self._more_options()],
             self.log,

@@ -142,6 +142,21 @@ def test_signatures_end_with_the_time_limit(limit_s: float, hours: float, expiry
     assert fields(granted.inputs[0])["se"] == expiry
 
 
+@pytest.mark.parametrize(("hours", "expiry"), [(168, "08T12:00:00Z"), (2, "01T14:00:00Z")])
+def test_those_of_attempts_that_wait_for_a_node_live_as_long_as_they_may(
+    hours: float, expiry: str
+) -> None:
+    plan = plan_of((f"{HOST}/data/x", FileType.FILE), max_runtime_s=60)
+    batch = {
+        "batch_account_name": "acct",
+        "batch_account_key": KEY,
+        "batch_region": "westeurope",
+        "filetransfer_container_image": "runner:1",
+    }
+    granted = access(plan, **WITH_KEY, **batch, credential_hours=hours)
+    assert fields(granted.inputs[0])["se"] == f"2026-03-{expiry}"
+
+
 def test_az_urls_mean_the_configured_account() -> None:
     assert one(FileType.FILE, "az://data/a b").startswith(f"{HOST}/data/a%20b?")
     endpoint = "http://127.0.0.1:10000/acct"

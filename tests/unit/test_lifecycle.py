@@ -1,26 +1,19 @@
-"""The life of a task: each case by name, then every combination of facts and observations."""
+"""The life of a task: each case by name."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tesazure.lifecycle import (
+    MOST_TOLD,
     TRANSITIONS,
-    Action,
     Advance,
-    Attempt,
     Cancel,
-    Facts,
-    Observation,
     Phase,
-    Policy,
     Reclaim,
     Release,
     Retry,
@@ -29,35 +22,8 @@ from tesazure.lifecycle import (
     decide,
 )
 from tesazure.model import TERMINAL, State
-from tesazure.report import Ended, Report, Started, fold
-
-NOW = 1_000_000.0
-HANDLE = {"dir": "/somewhere"}
-POLICY = Policy(max_retries=2, retry_delay_s=1.5, grace_s=60, cancel_grace_s=30)
-ALIVE = (Phase.PENDING, Phase.RUNNING)
-
-
-def facts(state: State, *, attempt: bool = True, **changes: object) -> Facts:
-    """A task in `state`, by default with a first attempt that was submitted 10 s ago."""
-    fields = {"number": 1, "key": "k", "started": NOW - 10, "handle": HANDLE, "released": False}
-    own = {name: value for name, value in changes.items() if name not in fields}
-    fields |= {name: value for name, value in changes.items() if name in fields}
-    newest = Attempt(**fields) if attempt else None  # type: ignore[arg-type]
-    base = {"task_id": "t", "state": state, "max_runtime_s": 0.0, "attempt": newest}
-    return Facts(**(base | own))  # type: ignore[arg-type]
-
-
-def report(
-    ended: State | None = None, *, events: int = 5, executor: bool = False, retryable: bool = False
-) -> Report:
-    """A report of some events."""
-    end = Ended(time="T", state=ended, reason="why", retryable=retryable) if ended else None
-    return Report(events=events, started=events > 0, executor_started=executor, ended=end)
-
-
-def seen(phase: Phase, of: Report | None = None, reason: str = "") -> Observation:
-    """An observation."""
-    return Observation(phase, report(events=0) if of is None else of, reason)
+from tesazure.report import Report, Started, fold
+from tests.unit.lifecycle_cases import ALIVE, HANDLE, NOW, POLICY, facts, report, seen
 
 
 def test_every_state_that_a_task_can_be_in_has_its_row() -> None:
@@ -121,6 +87,56 @@ def test_news_are_committed_once(phase: Phase) -> None:
     ]
     known = facts(State.INITIALIZING, seen_events=4)
     assert decide(known, seen(phase, told), NOW, POLICY) == []
+
+
+@pytest.mark.parametrize("phase", ALIVE)
+def test_what_a_live_attempt_waits_for_is_committed_once(phase: Phase) -> None:
+    nothing = report(events=0)
+    waiting = seen(phase, nothing, "waiting for a node")
+    assert decide(facts(State.INITIALIZING), waiting, NOW, POLICY) == [
+        Advance(None, nothing, waits="waiting for a node")
+    ]
+    told = facts(State.INITIALIZING, told={"waiting for a node", "waiting for quota"})
+    assert decide(told, waiting, NOW, POLICY) == []
+    assert decide(told, seen(phase, nothing), NOW, POLICY) == []
+    too_much = facts(State.INITIALIZING, told=set(map(str, range(MOST_TOLD))))
+    assert decide(too_much, waiting, NOW, POLICY) == []
+
+
+@pytest.mark.parametrize(
+    ("limit_h", "credential_h", "waited_h", "is_placed_anew"),
+    [
+        (0, 168, 164.9, False),
+        (0, 168, 165.1, True),
+        (24, 168, 140.9, False),
+        (24, 168, 141.1, True),
+        (300, 168, 83.9, False),  # half of their life is waited for whatever the limit is
+        (300, 168, 84.1, True),
+        (0, 1, 0.4, False),
+        (0, 1, 0.6, True),
+        (0, 0, 10_000, False),
+    ],
+)
+@pytest.mark.parametrize("number", [1, POLICY.max_retries + 1])
+def test_an_attempt_that_waits_is_placed_anew_before_its_credentials_end(
+    limit_h: float, credential_h: float, waited_h: float, is_placed_anew: bool, number: int
+) -> None:
+    policy = msgspec.structs.replace(POLICY, credential_s=credential_h * 3600)
+    waiting = facts(
+        State.INITIALIZING,
+        number=number,
+        max_runtime_s=limit_h * 3600,
+        started=NOW - waited_h * 3600,
+        told={"for a node"},
+    )
+    nothing = report(events=0)
+    expected = [
+        Release(HANDLE),
+        Retry("it waited for a machine until its credentials were about to end", 1.5, nothing),
+    ]
+    decided = decide(waiting, seen(Phase.PENDING, nothing, "for a node"), NOW, policy)
+    assert decided == (expected if is_placed_anew else [])
+    assert decide(waiting, seen(Phase.RUNNING, nothing, "for a node"), NOW, policy) == []
 
 
 def test_running_begins_with_the_first_executor() -> None:
@@ -323,150 +339,3 @@ def test_an_ended_task_is_only_tidied(state: State) -> None:
     assert decide(facts(state, handle=None), None, NOW, POLICY) == [Reclaim("k")]
     assert decide(facts(state, released=True), None, NOW, POLICY) == []
     assert decide(facts(state, attempt=False), None, NOW, POLICY) == []
-
-
-def every_case() -> Iterator[tuple[Facts, Observation | None]]:
-    """Every combination that the store and a backend can present."""
-    reports = [report(events=0), report(), report(executor=True)] + [
-        report(end, executor=executor, retryable=retryable)
-        for end in State
-        for executor in (False, True)
-        for retryable in (False, True)
-    ]
-    sights: list[Observation | None] = [None]
-    sights += [seen(phase, told) for phase in Phase for told in reports]
-    attempts = itertools.product((1, 2, 3), (None, HANDLE), (False, True), (10, 10_000))
-    for number, handle, released, age in attempts:
-        for state, sight, limit in itertools.product(TRANSITIONS, sights, (0.0, 20.0)):
-            task = facts(
-                state,
-                number=number,
-                handle=handle,
-                released=released,
-                started=NOW - age,
-                max_runtime_s=limit,
-            )
-            yield task, sight if handle else None
-
-
-def walk(state: State, actions: list[Action]) -> list[State]:
-    """The states that the actions lead through; fails on an illegal step."""
-    passed = []
-    for action in actions:
-        after = action.state if isinstance(action, Advance) else None
-        if isinstance(action, Retry):
-            after = State.QUEUED
-        if isinstance(action, Submit) and state is State.QUEUED:
-            after = State.INITIALIZING
-        if after is not None:
-            check(state, after)
-            state = after
-            passed.append(state)
-    return passed
-
-
-def test_in_every_case_the_rules_hold() -> None:
-    cases = 0
-    for task, sight in every_case():
-        cases += 1
-        actions = decide(task, sight, NOW, POLICY)
-        passed = walk(task.state, actions)
-        kinds = [type(action) for action in actions]
-        ended = sight.report.ended if sight else None
-        number = task.attempt.number if task.attempt else 0
-        assert decide(task, sight, NOW, POLICY) == actions
-        if task.state in TERMINAL:
-            assert set(kinds) <= {Release, Reclaim}
-        if State.COMPLETE in passed:
-            assert ended is not None
-            assert ended.state is State.COMPLETE
-        if State.CANCELED in passed:
-            assert task.state is State.CANCELING
-            assert kinds[0] is Release or (task.attempt and task.attempt.released)
-        if Retry in kinds:
-            assert number <= POLICY.max_retries
-            assert kinds.index(Release) < kinds.index(Retry)
-            assert ended is None or ended.state not in {State.COMPLETE, State.EXECUTOR_ERROR}
-        if passed and passed[-1] in TERMINAL:
-            assert Release in kinds or (task.attempt and task.attempt.released)
-        if sight is None or task.attempt is None:
-            assert not {Cancel, Retry} & set(kinds)
-    assert cases > 30_000
-
-
-class World:
-    """A store and a backend of one task, in a few variables."""
-
-    def __init__(self, data: st.DataObject) -> None:
-        self.draw = data.draw
-        self.policy = Policy(max_retries=self.draw(st.integers(0, 2)), cancel_grace_s=5)
-        self.now = NOW
-        self.state, self.history = State.QUEUED, [State.QUEUED]
-        self.number = 0
-        self.place()
-
-    def place(self) -> None:
-        """Another attempt."""
-        self.number += 1
-        self.handle: dict[str, str] | None = None
-        self.released = False
-        self.asked: float | None = None
-        self.told, self.phase = report(events=0), Phase.PENDING
-
-    def node(self, events: list[str]) -> None:
-        """Something happens where the attempt runs."""
-        if not self.handle or self.released or self.phase not in ALIVE:
-            return
-        count = self.told.events + 1
-        match self.draw(st.sampled_from(events)):
-            case "executor":
-                self.told, self.phase = report(events=count, executor=True), Phase.RUNNING
-            case "end":
-                end = self.draw(st.sampled_from([State.COMPLETE, State.EXECUTOR_ERROR]))
-                self.told, self.phase = report(end, events=count, executor=True), Phase.EXITED
-            case "die":
-                self.phase = Phase.EXITED
-            case "vanish":
-                self.phase = Phase.MISSING
-
-    def owner(self) -> None:
-        """The task's owner may cancel it."""
-        if State.CANCELING in TRANSITIONS[self.state] and not self.draw(st.integers(0, 19)):
-            self.state = State.CANCELING
-            self.history.append(self.state)
-
-    def server(self) -> None:
-        """The server looks, and does what was decided."""
-        if self.state is State.QUEUED and self.released:
-            self.place()
-        attempt = Attempt(self.number, f"k{self.number}", NOW, self.handle, self.released)
-        task = Facts("t", self.state, 0.0, attempt, 0, self.asked)
-        sight = Observation(self.phase, self.told) if self.handle else None
-        for action in decide(task, sight, self.now, self.policy):
-            match action:
-                case Submit() | Reclaim():
-                    self.handle = HANDLE
-                case Cancel():
-                    self.asked = self.now
-                case Release():
-                    self.released = True
-            for after in walk(self.state, [action]):
-                self.state = after
-                self.history.append(after)
-
-
-@given(st.data())
-@settings(max_examples=300, deadline=None)
-def test_every_task_comes_to_an_end_and_leaves_nothing(data: st.DataObject) -> None:
-    """Backend, owner and clock do what they like for a while; the server keeps up."""
-    world = World(data)
-    for turn in range(200):
-        if world.state in TERMINAL and world.released:
-            break
-        world.now += data.draw(st.floats(0, 3))
-        world.node(["none", "executor", "end", "die", "vanish"] if turn < 100 else ["end"])
-        world.owner()
-        world.server()
-    assert world.state in TERMINAL, world.history
-    assert world.released
-    assert world.number <= world.policy.max_retries + 1

@@ -26,12 +26,22 @@ REQUIRED = """
 BATCH = {
     "batch_account_name": "acct",
     "batch_account_url": "https://acct.westeurope.batch.azure.com",
+    "batch_account_key": KEY,
+    "filetransfer_container_image": "acct.azurecr.io/runner:1",
+    "storage_account_name": "files",
+    "storage_account_key": KEY,
 }
+SUBNET = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/n"
 SIGN_IN = {"aad_verify": "True", "aad_audience": "an-id", "aad_tenant_id": "contoso.org"}
 
 
 def load(**given: str) -> settings.Effective:
     return settings.load({f"APP_{name.upper()}": value for name, value in given.items()})
+
+
+def without(*names: str) -> dict[str, str]:
+    """The settings of a Batch account, but for some."""
+    return {name: value for name, value in BATCH.items() if name not in names}
 
 
 def problems(given: dict[str, str]) -> list[str]:
@@ -106,7 +116,6 @@ def test_a_vault_is_named_by_its_url_or_its_name(given: dict[str, str], url: str
         ({}, "local", "default"),
         (BATCH, "batch", "default"),
         ({**BATCH, "compute_backend": "local"}, "local", "environment"),
-        ({**BATCH, "batch_account_key": KEY}, "batch", "default"),
     ],
 )
 def test_tasks_run_in_batch_where_there_is_an_account(
@@ -131,6 +140,9 @@ def test_tasks_run_in_batch_where_there_is_an_account(
             "cromwell_map_shared_global": "true",
         },
         {"filetransfer_container_image": "r.example.org/tesazure/runner:1"},
+        {**BATCH, "batch_account_url": "http://127.0.0.1:8080"},
+        {**BATCH, "batch_pool_ids": "mine,theirs"},
+        {**without("batch_account_key"), "batch_subnet_id": SUBNET, "azure_identity": "default"},
     ],
 )
 def test_what_works(given: dict[str, str]) -> None:
@@ -155,13 +167,45 @@ def test_what_works(given: dict[str, str]) -> None:
         ({"batch_endpoint_suffix": "https://b.org"}, "BATCH_ENDPOINT_SUFFIX: must be what hosts"),
         ({"keyvault_refresh_s": "0.5"}, "KEYVAULT_REFRESH_S: must be at least 1"),
         (
-            {"batch_account_url": BATCH["batch_account_url"]},
-            "BATCH_ACCOUNT_NAME: is missing; COMPUTE_BACKEND=batch",
+            without("batch_account_name", "batch_account_key"),
+            "BATCH_ACCOUNT_NAME: is missing; COMP",
         ),
-        ({"batch_account_name": "acct"}, "BATCH_ACCOUNT_URL: is missing; COMPUTE_BACKEND=batch"),
+        (without("batch_account_url"), "BATCH_ACCOUNT_URL: is missing; COMPUTE_BACKEND=batch"),
+        (without("filetransfer_container_image"), "FILETRANSFER_CONTAINER_IMAGE: is missing; COMP"),
+        (
+            without("storage_account_name", "storage_account_key"),
+            "STORAGE_ACCOUNT_NAME: is missing",
+        ),
+        (without("batch_account_key"), "BATCH_ACCOUNT_KEY: is missing, and there is no identity"),
+        (without("storage_account_key"), "STORAGE_ACCOUNT_KEY: is missing, and there is no ident"),
         ({**BATCH, "batch_account_name": "A-b"}, "BATCH_ACCOUNT_NAME: must be 3 to 24 lower-case"),
-        ({**BATCH, "batch_account_url": "http://x"}, "BATCH_ACCOUNT_URL: must be a URL such as"),
+        ({**BATCH, "batch_account_url": "http://x"}, "BATCH_ACCOUNT_URL: must begin with https://"),
+        (
+            {**BATCH, "batch_account_url": "http://10.0.0.4:8080"},
+            "BATCH_ACCOUNT_URL: must begin with https://, as tasks hold signed URLs",
+        ),
         ({**BATCH, "batch_account_key": PLANTED}, "BATCH_ACCOUNT_KEY: must be base64"),
+        ({**BATCH, "batch_storage_container": "a--b"}, "BATCH_STORAGE_CONTAINER: must be 3 to 63"),
+        ({**BATCH, "batch_subnet_id": "default"}, "BATCH_SUBNET_ID: must be a resource id"),
+        (
+            {**BATCH, "batch_public_addresses": "False"},
+            "BATCH_SUBNET_ID: is missing; nodes without",
+        ),
+        ({**BATCH, "batch_subnet_id": SUBNET}, "BATCH_ACCOUNT_KEY: must be empty with BATCH_SUBN"),
+        ({**BATCH, "batch_pool_ids": "a b"}, "BATCH_POOL_IDS: must be at most 64 letters"),
+        ({**BATCH, "batch_pool_ids": "mine,Tesazure-x"}, "BATCH_POOL_IDS: must not begin with"),
+        (
+            {**BATCH, "batch_override_pool_id": "tesazure-abcdefgh-d2-ded-0123456789"},
+            "BATCH_OVERRIDE_POOL_ID: must not begin with tesazure-",
+        ),
+        ({**BATCH, "batch_resource_group": "g"}, "AZURE_SUBSCRIPTION_ID: is missing; sizes and"),
+        ({**BATCH, "azure_subscription_id": "mine"}, "AZURE_SUBSCRIPTION_ID: must be a GUID"),
+        ({**BATCH, "retail_prices_url": "prices"}, "RETAIL_PRICES_URL: must be a URL"),
+        ({**BATCH, "batch_override_pool_id": "a b"}, "BATCH_OVERRIDE_POOL_ID: must be at most 64"),
+        ({**BATCH, "batch_image": "ubuntu"}, "BATCH_IMAGE: must be publisher:offer:sku:version"),
+        ({**BATCH, "batch_file_share": "a--b"}, "BATCH_FILE_SHARE: must be 3 to 63"),
+        ({**BATCH, "batch_max_nodes": "0"}, "BATCH_MAX_NODES and BATCH_MAX_POOLS: must be at le"),
+        ({**BATCH, "batch_min_nodes": "21"}, "BATCH_MIN_NODES: must be at least 0 and at most"),
         ({"batch_account_key": KEY}, "BATCH_ACCOUNT_KEY: is a key of which account?"),
         (
             {"storage_account_name": "acct", "cromwell_storage_container_name": "a--b"},
@@ -289,3 +333,37 @@ def test_a_file_holds_lists_as_arrays(tmp_path: Path) -> None:
 def test_the_hosts_identity_is_for_tasks_too(more: dict[str, str], warns: bool) -> None:
     warnings = load(**{"azure_identity": "default", **more}).warnings
     assert ["169.254.169.254" in said for said in warnings] == [True] * warns
+
+
+@pytest.mark.parametrize(
+    ("cloud", "url", "scope"),
+    [
+        (
+            "AzurePublic",
+            "https://acct.westeurope.batch.azure.com",
+            "https://batch.core.windows.net//.default",
+        ),
+        (
+            "AzureUSGovernment",
+            "https://acct.westeurope.batch.usgovcloudapi.net",
+            "https://batch.core.usgovcloudapi.net//.default",
+        ),
+        (
+            "AzureChina",
+            "https://acct.westeurope.batch.chinacloudapi.cn",
+            "https://batch.chinacloudapi.cn//.default",
+        ),
+    ],
+)
+def test_a_batch_account_is_found_by_its_name_and_region(cloud: str, url: str, scope: str) -> None:
+    """And tokens are asked for the Batch of its cloud."""
+    given = without("batch_account_url") | {"cloud": cloud, "batch_region": "West Europe"}
+    found = load(**given).settings
+    assert (settings.batch_url_of(found), settings.batch_scope_of(found)) == (url, scope)
+    named = load(**BATCH, cloud=cloud, batch_region="northeurope").settings
+    assert settings.batch_url_of(named) == BATCH["batch_account_url"]
+
+
+def test_a_batch_of_ones_own_is_asked_for_as_itself() -> None:
+    found = load(**BATCH, batch_endpoint_suffix="batch.example.org").settings
+    assert settings.batch_scope_of(found) == "https://batch.example.org//.default"

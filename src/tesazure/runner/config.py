@@ -22,6 +22,8 @@ class NodeConfig(msgspec.Struct, omit_defaults=True, frozen=True):
     """See `storage.mounted`."""
     shared_global: str = ""
     """Host directory seen as /tes-wd/shared-global; empty: a private one."""
+    shared_is_mounted: bool = False
+    """Whether something must be mounted there: a plain directory is the node's own disk then."""
     hidden: tuple[str, ...] = ()
     """Data directories of this machine's servers: no task sees them, reads them or writes there,
     whatever `allow_dirs` says."""
@@ -35,6 +37,10 @@ class NodeConfig(msgspec.Struct, omit_defaults=True, frozen=True):
     cache_bytes: int = 0
     """How large that may become; 0: nothing is kept."""
     tail_bytes: int = 65536
+    facts: dict[str, str] = {}
+    """For the attempt's metadata, noted first."""
+    cost_per_hour_usd: float | None = None
+    """Of what the attempt takes of the node, for `estimated_cost_usd` at its end."""
     notify: str = ""
     """Path of a Unix datagram socket that gets an empty datagram after each event; best effort."""
 

@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from tesazure.access import Access
-from tesazure.errors import StorageError, TesazureError
+from tesazure.errors import StorageError, StorageUnavailable, TesazureError
 from tesazure.model import FileType, State
 from tesazure.plan import GB, SHARED_GLOBAL, Plan, contains
 from tesazure.report import Ended, ExecutorEnded, ExecutorStarted, Noted, Started, Typed, Uploaded
@@ -84,7 +84,10 @@ class Attempt:
         self._access = _NONE
         self._censor = Censor()
         self._calls = stage.Calls(self._say, self._typed, self._uploaded)
+        self._begun = time.monotonic()
         self._spent: dict[str, float] = {}
+        self._moved: dict[str, int] = {}
+        self._cost_per_hour_usd: float | None = None
         self._limit_s = 0.0
         self._interruption = Interruption(self._leave)
         journal.write(Started(time=now(), pid=os.getpid(), host=os.uname().nodename))
@@ -96,11 +99,19 @@ class Attempt:
         if ended.reason:
             level = "info" if ended.state is State.CANCELED else "error"
             self._journal.say(level, ended.reason)
-        spent = {name: f"{seconds:.3f}" for name, seconds in self._spent.items()}
-        self._journal.write(Noted(time=now(), metadata=spent))
+        self._journal.write(Noted(time=now(), metadata=self._bill()))
         self._journal.end(ended)
         self._interruption.finish()
         os.close(self._lock)
+
+    def _bill(self) -> dict[str, str]:
+        """For the metadata: seconds of each stage, bytes moved, and what the time may have cost."""
+        bill = {name: f"{seconds:.3f}" for name, seconds in self._spent.items()}
+        bill |= {name: str(size) for name, size in self._moved.items()}
+        if self._cost_per_hour_usd is not None:
+            hours = (time.monotonic() - self._begun) / 3600
+            bill["estimated_cost_usd"] = f"{hours * self._cost_per_hour_usd:.6f}"
+        return bill
 
     def _outcome(self) -> Ended:
         """How the pipeline ended, whatever happened in it."""
@@ -122,7 +133,10 @@ class Attempt:
         plan = _plans.decode(self._directory.plan.read_bytes())
         node = _nodes.decode(self._directory.node.read_bytes())
         self._limit_s = plan.max_runtime_s
+        self._cost_per_hour_usd = node.cost_per_hour_usd
         self._journal.notify(node.notify)
+        if node.facts:
+            self._journal.write(Noted(time=now(), metadata=node.facts))
         for note in (*plan.notes, *self._access.notes):
             self._journal.say("warning", note)
         engine = make_engine(node.engine, node.engine_host, node.hidden)
@@ -185,7 +199,8 @@ class Attempt:
 
             cache = InputCache(Path(node.cache_dir), node.cache_bytes)
         with self._timed("stage_in_s"):
-            stage.stage_in(plan, self._access, self._tree, storages, self._calls, cache)
+            size = stage.stage_in(plan, self._access, self._tree, storages, self._calls, cache)
+            self._moved["bytes_downloaded"] = size
 
     def _run_steps(self, plan: Plan, node: NodeConfig, engine: Engine) -> str:
         """Run the executors in order; why they failed, or nothing."""
@@ -284,6 +299,7 @@ class Attempt:
     def _stage_out(self, plan: Plan, storages: Storages, failure: str) -> None:
         """Collect the outputs, also after an executor failed: then the failure stays the reason."""
         tree, access, succeeded = self._tree, self._access, not failure
+        self._moved["bytes_uploaded"] = 0
         with self._timed("stage_out_s"):
             try:
                 stage.stage_out(plan, access, tree, storages, self._calls, succeeded=succeeded)
@@ -342,6 +358,7 @@ class Attempt:
         self._journal.write(Typed(time=now(), field=field, index=index, type=kind))
 
     def _uploaded(self, url: str, path: str, size: int) -> None:
+        self._moved["bytes_uploaded"] += size
         self._journal.write(Uploaded(time=now(), url=url, path=path, size=size))
 
     @contextmanager
@@ -356,7 +373,12 @@ class Attempt:
 def _mounts(node: NodeConfig) -> tuple[Mount, ...]:
     if not node.shared_global:
         return ()
-    return (Mount(Path(node.shared_global).resolve(), SHARED_GLOBAL),)
+    shared = Path(node.shared_global)
+    # A link is no place to mount at: whoever made it knows where it leads.
+    is_there = shared.is_mount() or shared.is_symlink() or not node.shared_is_mounted
+    if not (shared.is_dir() and is_there):
+        raise StorageUnavailable(f"{SHARED_GLOBAL}: {shared.name} is not mounted on this node")
+    return (Mount(shared.resolve(), SHARED_GLOBAL),)
 
 
 def _failure(index: int, exit_: Exit, plan: Plan) -> str:

@@ -42,6 +42,9 @@ _MODULES = {
 _SECRETS = "tesazure.runner.engines.sandbox_secrets"
 """Takes long to find what a runner forked from here then knows."""
 
+_PR_SET_PDEATHSIG = 1
+"""prctl(2)."""
+
 _IN_ANSWER_TO = 3
 """File descriptor on which a new runner says whether it has begun."""
 
@@ -105,15 +108,17 @@ def _write(reply: Reply) -> None:
         sys.exit(0)
 
 
-def spawn(directory: AttemptDir, access: Access) -> Reply:
-    """Fork a runner, and wait until it has begun or given up. Raises OSError."""
+def spawn(directory: AttemptDir, access: Access, *, tied: bool = False) -> Reply:
+    """Fork a runner, and wait until it has begun or given up. With `tied` it is cancelled when this
+    thread ends. Raises OSError."""
     if not directory.path.is_absolute():
         return Reply(str(directory.path), error="the directory must be an absolute path")
     reader, writer = os.pipe()
+    parent = os.getpid()
     try:
         pid = os.fork()
         if pid == 0:
-            _become_runner(directory, access, writer)
+            _become_runner(directory, access, writer, parent if tied else 0)
     except OSError:
         os.close(reader)
         raise
@@ -130,11 +135,14 @@ def spawn(directory: AttemptDir, access: Access) -> Reply:
     )
 
 
-def _become_runner(directory: AttemptDir, access: Access, writer: int) -> NoReturn:
+def _become_runner(directory: AttemptDir, access: Access, writer: int, tie: int) -> NoReturn:
+    """`tie`: the process to die with; 0: none."""
     code = 1
     try:
         try:
             _leave_parent(directory, writer)
+            if tie:
+                _tie_to(tie)
             attempt = begin(directory)
         except OSError as error:
             _answer(Reply(error=str(error)))
@@ -178,6 +186,15 @@ def _leave_parent(directory: AttemptDir, writer: int) -> None:
             signal.signal(number, signal.SIG_DFL)
     os.umask(0o022)
     _give_up_protection()
+
+
+def _tie_to(parent: int) -> None:
+    import ctypes
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until the attempt has a handler of its own
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # it died before this process could notice
+        os._exit(1)
 
 
 def _give_up_protection() -> None:

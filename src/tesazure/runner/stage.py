@@ -93,8 +93,9 @@ def stage_in(
     storages: Systems,
     calls: Calls,
     cache: InputCache | None = None,
-) -> None:
+) -> int:
     """Bring all inputs to their paths in the tree, several at once, by the `cache` if there is one.
+    How many bytes they have.
 
     Where an input lies inside another one, the deeper one wins. Raises the StorageError of the
     first input that failed, by index; what had come by then stays in the tree. An exception that a
@@ -125,6 +126,7 @@ def stage_in(
     _raise_first(plan, transfers.run(lambda _, size: tally.add(size)))
     if tally.files:
         calls.say("info", f"inputs are in place: {tally}")
+    return tally.bytes
 
 
 def _arrivals(
@@ -477,14 +479,14 @@ class _Tally:
 
     def __init__(self) -> None:
         self.files = 0
-        self._bytes = 0
+        self.bytes = 0
         self._began = time.monotonic()
 
     def add(self, size: int) -> None:
         """Count a file."""
         self.files += 1
-        self._bytes += size
+        self.bytes += size
 
     def __str__(self) -> str:
         files = "1 file" if self.files == 1 else f"{self.files} files"
-        return f"{files}, {self._bytes} bytes, in {time.monotonic() - self._began:.1f} s"
+        return f"{files}, {self.bytes} bytes, in {time.monotonic() - self._began:.1f} s"

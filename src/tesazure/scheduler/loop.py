@@ -1,8 +1,9 @@
 """The scheduler: places queued tasks and looks after placed ones, until each has ended.
 
 Driven by events, not by polling: a tick follows a submission, a cancel, a sign of life from the
-backend, the end of an action, or a deadline (lease, retry, time limit). A tick decides; what was
-decided is done in tasks of its own, one at a time for each task, so that nothing slow holds it up.
+backend, the end of an action, or a deadline (lease, retry, time limit). A tick decides, on those
+tasks that its agenda names; what was decided is done in tasks of its own, one at a time for each
+task, so that nothing slow holds it up.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 
 from tesazure.backends.base import Backend
-from tesazure.budgets import Budgets
 from tesazure.errors import (
     BackendError,
     NotGranted,
@@ -32,16 +31,17 @@ from tesazure.lifecycle import (
     Cancel,
     Facts,
     Observation,
-    Policy,
     Retry,
     decide,
 )
 from tesazure.model import TERMINAL, State
-from tesazure.plan import Defaults
+from tesazure.scheduler.agenda import Agenda
+from tesazure.scheduler.config import SchedulerConfig
 from tesazure.scheduler.granting import Granting
 from tesazure.scheduler.perform import Performer
 from tesazure.scheduler.placer import Placer
 from tesazure.scheduler.retention import Kept, Retention
+from tesazure.scheduler.roster import Roster
 from tesazure.store.base import Store
 from tesazure.store.records import Watched
 
@@ -65,23 +65,6 @@ STOP_S = 5.0
 _UNSEEN = "how the attempt stands cannot be told; the server's log says why"
 
 
-class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What the scheduler needs of the settings. Times in seconds."""
-
-    policy: Policy = Policy()
-    defaults: Defaults = Defaults(cpu_cores=1, ram_gb=0.5, disk_gb=0.1, max_runtime_s=0)
-    kept: Kept = Kept()
-    budgets: Budgets = msgspec.field(default_factory=Budgets)
-    """Tasks wait of which one is spent."""
-    backfill_s: float = 30.0
-    lease_s: float = 30.0
-    grant_tries: int = 8
-    """How often an attempt's access to its files is asked for, in a minute all in all; an attempt
-    that waits for it keeps others from its room."""
-    window: int = 512
-    """How many queued tasks, the oldest, are looked at together."""
-
-
 class Trouble(msgspec.Struct, frozen=True):
     """A task whose action failed: how often in a row, why, and when it is tried again on the
     monotonic clock."""
@@ -91,6 +74,9 @@ class Trouble(msgspec.Struct, frozen=True):
     """Of these, how many in which there was no access to its files."""
     reason: str = ""
     due: float = 0.0
+
+
+_NO_TROUBLE = Trouble()
 
 
 class Scheduler:
@@ -130,16 +116,17 @@ class Scheduler:
         self._signalled: float | None = None
         self._urgent = True
         """A tick must not wait for more submissions to come."""
-        self._stale = True
-        self._tasks: dict[str, Watched] = {}
-        """What this server looks after, as last committed or read."""
+        self._told_of_news = True
+        """The store has events that were not read."""
+        self._agenda = Agenda()
+        self._roster = Roster(store, server)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._troubled: dict[str, Trouble] = {}
         self._cancel_asked: dict[str, float] = {}
+        self._told: dict[str, set[str]] = {}
+        """Task id -> what its live attempt waits for or has, as far as its log is known to say."""
         self._written: dict[str, float] = {}
         """Task id -> when it was last written, on the monotonic clock."""
-        self._news_due: float | None = None
-        self._last_event = -1
         self._heartbeat_due = 0.0
         self._look_due = 0.0
         self._lease_until = 0.0
@@ -149,7 +136,7 @@ class Scheduler:
     async def start(self) -> None:
         """Begin. May be called twice."""
         if not self._loops:
-            self._placer.new = self._urgent = self._stale = True
+            self._placer.new = self._urgent = self._roster.stale = True
             self._heartbeat_due = 0.0
             self._loops = [
                 asyncio.create_task(self._run(), name="scheduler"),
@@ -176,8 +163,8 @@ class Scheduler:
 
     def wake(self) -> None:
         """A task was submitted or is to be canceled. Cheap: called after every such request."""
-        if not (self._placer.new and self._stale):
-            self._placer.new = self._stale = True
+        if not (self._placer.new and self._told_of_news):
+            self._placer.new = self._told_of_news = True
             self._signal(urgent=False)
 
     def keep(self, kept: Kept) -> None:
@@ -217,7 +204,7 @@ class Scheduler:
             self.lag_s = time.monotonic() - since
             if failures:
                 # What the tick left undone is not known: all of it is looked at again.
-                self._stale = self._placer.new = self._urgent = True
+                self._roster.stale = self._placer.new = self._urgent = True
                 await asyncio.sleep(min(0.1 * 2**failures, LONGEST_PAUSE_S))
 
     def _signal(self, *, urgent: bool = True) -> None:
@@ -239,14 +226,11 @@ class Scheduler:
 
     def _due(self) -> float:
         """When the next tick is due if nothing happens, on the monotonic clock."""
-        dues = [self._heartbeat_due, self._look_due]
-        if self._placer.new or self._stale:
+        dues = [self._heartbeat_due, self._look_due, self._agenda.due(time.monotonic())]
+        if self._placer.new or self._told_of_news:
             dues.append(self._placer.settled_at)
         if self._placer.retry_at is not None:
             dues.append(time.monotonic() + self._placer.retry_at - time.time())
-        if self._news_due is not None:
-            dues.append(self._news_due)
-        dues += [trouble.due for i, trouble in self._troubled.items() if i not in self._busy]
         return min(dues)
 
     async def _tick(self) -> None:
@@ -254,9 +238,14 @@ class Scheduler:
         if time.monotonic() > self._lease_until:
             return
         if time.monotonic() >= self._look_due:
-            await self._look()
-        if self._stale:
-            await self._read()
+            self._look()
+        if self._told_of_news:
+            await self._hear()
+        for task_id in await self._roster.refresh(self._busy.keys()):
+            if task_id in self._roster.tasks:
+                self._agenda.look_at(task_id)
+            else:
+                self._forget(task_id)
         failure: BackendError | None = None
         if self._placer.wanted:
             try:
@@ -276,57 +265,53 @@ class Scheduler:
         scope, lease_s = self._backend.capabilities.scope, self._config.lease_s
         await self._store.heartbeat(self._server, scope, lease_s)
         if now > self._lease_until:
-            self._stale = True
+            self._roster.stale = True
         self._lease_until = now + lease_s
         self._heartbeat_due = now + lease_s / 3
         taken = await self._store.take_over(self._server, scope)
         if taken:
             log.info("took over %d tasks", taken)
-            self._stale = self._placer.new = True
+            self._roster.stale = self._placer.new = True
 
-    async def _look(self) -> None:
-        """What no event of this process tells: what other servers wrote, retries they left."""
-        now = time.monotonic()
-        self._look_due = now + LOOK_S
-        last = await self._store.last_event()
-        if last != self._last_event:
-            self._last_event = last
-            self._placer.new = self._stale = True
+    def _look(self) -> None:
+        """What no event of this process tells: what other servers wrote, time limits."""
+        self._look_due = time.monotonic() + LOOK_S
+        self._told_of_news = True
+        self._placer.look_again()
+        self._agenda.look_at_all()
+
+    async def _hear(self) -> None:
+        """Learn of submissions, cancels and retries, of other servers too."""
+        self._told_of_news = False
+        if await self._roster.hear():
+            self._placer.new = True
             await self._placer.find_retry()
-        else:
-            self._placer.look_again()
 
     async def _place(self) -> None:
         rejected = self._placer.rejected
         records, again = await self._placer.place()
         for record in records:
-            self._tasks[record.id] = self._performer.placed(record)
+            self._roster.tasks[record.id] = self._performer.placed(record)
+            self._agenda.look_at(record.id)
         self.placed += len(records)
         self.finished += self._placer.rejected - rejected
         self._urgent = self._urgent or again
-
-    async def _read(self) -> None:
-        """Read what this server looks after. What is being acted on stays as it is here: it may
-        be committed while it is read."""
-        self._stale = False
-        busy = set(self._busy)
-        rows = {row.id: row for row in await self._store.watched(self._server)}
-        kept = {i: self._tasks[i] for i in busy if i in self._tasks}
-        self._tasks = {i: row for i, row in rows.items() if i not in busy} | kept
-        memories: tuple[dict[str, Any], ...] = (self._cancel_asked, self._troubled, self._written)
-        for memory in memories:
-            for task_id in memory.keys() - self._tasks.keys():
-                del memory[task_id]
 
     # -- attempts -------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
         """Observe in bulk, decide for each task, and begin what was decided."""
         now = time.monotonic()
+        wanted = self._agenda.take(now)
+        tasks = self._roster.tasks
+        found = tasks.values() if wanted is None else map(tasks.get, wanted)
         ready = [
             task
-            for task in self._tasks.values()
-            if task.id not in self._busy and self._troubled.get(task.id, Trouble()).due <= now
+            for task in found
+            if task is not None
+            and task.id not in self._busy
+            and task.id not in self._roster.doubtful
+            and self._troubled.get(task.id, _NO_TROUBLE).due <= now
         ]
         handles = {
             task.attempt.key: task.attempt.handle
@@ -341,19 +326,21 @@ class Scheduler:
             except Exception as error:
                 # What needs no observation goes on.
                 failure = error
-        self._news_due = None
+        wall = time.time()
         for task in ready:
             key = task.attempt.key if task.attempt else ""
             if key in handles and key not in seen and failure is None:
                 self._busy[task.id] = asyncio.create_task(self._hold_up(task, _UNSEEN))
                 continue
-            actions = decide(self._facts(task), seen.get(key), time.time(), self._config.policy)
+            actions = decide(self._facts(task), seen.get(key), wall, self._config.policy)
             if self._can_wait(task, actions, now):
                 continue
             if actions:
                 self._busy[task.id] = asyncio.create_task(self._act(task, actions))
             elif key in seen or key not in handles:
                 self._troubled.pop(task.id, None)
+        if wanted is None:
+            self._agenda.rest(time.monotonic() - now, time.monotonic())
         if failure is not None:
             raise failure
 
@@ -362,13 +349,13 @@ class Scheduler:
         due = self._written.get(task.id, 0.0) + NEWS_S
         match actions:
             case [Advance(state=None)] if now < due:
-                self._news_due = min(self._news_due or due, due)
+                self._agenda.look_later(task.id, due)
                 return True
             case _:
                 return False
 
     def _facts(self, task: Watched) -> Facts:
-        row, trouble = task.attempt, self._troubled.get(task.id, Trouble())
+        row, trouble = task.attempt, self._troubled.get(task.id, _NO_TROUBLE)
         attempt = row and Attempt(row.number, row.key, row.started, row.handle, row.released)
         return Facts(
             task_id=task.id,
@@ -378,6 +365,7 @@ class Scheduler:
             seen_events=row.seen_events if row else 0,
             ungranted=trouble.reason if trouble.ungranted >= self._config.grant_tries else "",
             cancel_asked=self._cancel_asked.get(task.id),
+            told=self._told.get(task.id, ()),
         )
 
     async def _act(self, task: Watched, actions: Sequence[Action]) -> None:
@@ -385,7 +373,7 @@ class Scheduler:
         try:
             done = await self._performer.perform(task, actions)
         except StaleVersion:
-            self._forget(task)
+            self._roster.doubtful.add(task.id)
         except StoreUnavailable as error:
             self._trouble(task, str(error))
         except BackendError as error:
@@ -399,8 +387,13 @@ class Scheduler:
                 self._cancel_asked.setdefault(task.id, time.time())
             self._settle(task, done, actions)
         finally:
-            del self._busy[task.id]
-            self._signal()
+            self._free(task)
+
+    def _free(self, task: Watched) -> None:
+        """Nothing is being done about a task any more."""
+        del self._busy[task.id]
+        self._agenda.look_at(task.id)
+        self._signal()
 
     def _settle(self, before: Watched, after: Watched, actions: Sequence[Action]) -> None:
         """Take note of a task as it was committed."""
@@ -408,29 +401,31 @@ class Scheduler:
         if after.state in TERMINAL and before.state not in TERMINAL:
             self.finished += 1
         for action in actions:
+            if isinstance(action, Advance) and action.waits:
+                self._told.setdefault(after.id, set()).add(action.waits)
             if isinstance(action, Retry):
                 self.retries += 1
                 self._placer.retry_after(action.delay_s)
         if released and (after.state in TERMINAL or after.state is State.QUEUED):
-            self._forget(after, read=False)
+            self._forget(after.id)
             self._placer.made_room()
         else:
-            self._tasks[after.id] = after
+            self._roster.tasks[after.id] = after
             self._written[after.id] = time.monotonic()
 
-    def _forget(self, task: Watched, *, read: bool = True) -> None:
-        self._tasks.pop(task.id, None)
-        self._cancel_asked.pop(task.id, None)
-        self._written.pop(task.id, None)
-        self._stale = self._stale or read
+    def _forget(self, task_id: str) -> None:
+        self._roster.tasks.pop(task_id, None)
+        self._cancel_asked.pop(task_id, None)
+        self._told.pop(task_id, None)
+        self._troubled.pop(task_id, None)
+        self._written.pop(task_id, None)
 
     async def _hold_up(self, task: Watched, reason: str) -> None:
         """Nothing can be done about a task for now."""
         try:
             await self._trouble_told(task, reason)
         finally:
-            del self._busy[task.id]
-            self._signal()
+            self._free(task)
 
     async def _trouble_told(self, task: Watched, reason: str, *, ungranted: bool = False) -> None:
         """As `_trouble`; when it lasts, whoever looks at the task is told."""
@@ -440,13 +435,13 @@ class Scheduler:
 
     def _trouble(self, task: Watched, reason: str, *, ungranted: bool = False) -> int:
         """Have a task tried again, ever later; how often it failed in a row."""
-        before = self._troubled.get(task.id, Trouble())
+        before = self._troubled.get(task.id, _NO_TROUBLE)
         failures = before.failures + 1
         delay = min(0.5 * 2 ** (failures - 1), 60.0)
-        self._troubled[task.id] = Trouble(
-            failures, before.ungranted + ungranted, reason, time.monotonic() + delay
-        )
-        self._stale = True  # whether the last write was committed is not known
+        due = time.monotonic() + delay
+        self._troubled[task.id] = Trouble(failures, before.ungranted + ungranted, reason, due)
+        self._agenda.look_later(task.id, due)
+        self._roster.doubtful.add(task.id)  # whether the last write was committed is not known
         log.warning("task=%s tried again in %g s: %s", task.id, delay, reason)
         return failures
 
@@ -463,11 +458,12 @@ class Scheduler:
                     log.warning("the backend tells no news: %s", error, exc_info=error)
                 failed = True
                 await asyncio.sleep(LOOK_S)
-                self._signal()  # as long as nothing is heard, it is looked
+                changed = True  # as long as nothing is heard, it is looked
             else:
                 failed = False
-                if changed:
-                    self._signal()
+            if changed:
+                self._agenda.look_at_all()
+                self._signal()
 
     async def _retain(self) -> None:
         """Delete what was kept long enough, now and then."""

@@ -5,6 +5,7 @@ Every effect may be cut short by a crash at any point and be done again from wha
 
 from __future__ import annotations
 
+import heapq
 import logging
 import secrets
 import time
@@ -19,6 +20,7 @@ from tesazure.backends.base import Backend
 from tesazure.callers import EVERYTHING
 from tesazure.errors import Unplaceable
 from tesazure.lifecycle import (
+    MOST_TOLD,
     Action,
     Advance,
     Cancel,
@@ -38,7 +40,15 @@ from tesazure.submitters import recognise
 
 log = logging.getLogger(__name__)
 
+
+class _Said(msgspec.Struct):
+    """The lines alone of a TaskLog, which may have thousands of outputs."""
+
+    system_logs: list[str] = []
+
+
 _log_decoder = msgspec.json.Decoder(TaskLog)
+_said_decoder = msgspec.json.Decoder(_Said)
 _task_decoder = msgspec.json.Decoder(Task)
 _encoder = msgspec.json.Encoder()
 
@@ -165,10 +175,12 @@ class Performer:
             changes["log"] = _ended_log(task.attempt, report, action.said)
             if report is not None and (report.input_types or report.output_types):
                 changes["document"] = await self._typed(task.id, report)
-        elif report is not None and _is_news(task.attempt, report):
-            changes["log"] = _encoder.encode(report.log)
-        if report is not None and _is_news(task.attempt, report):
+        else:
+            changes["log"] = _live_log(task.attempt, report, action.waits)
+        if report is not None and _tells_more(task.attempt, report):
             changes["seen_events"] = report.events
+        if not any(change is not None for change in changes.values()):
+            return task  # the log says it already
         return await self._commit(task, **changes)
 
     async def _retry(self, task: Watched, action: Retry, released: bool | None) -> Watched:
@@ -239,6 +251,57 @@ def _is_news(attempt: AttemptRecord | None, report: Report) -> bool:
     return report.events > 0 and (attempt is None or report.events >= attempt.seen_events)
 
 
+def _live_log(attempt: AttemptRecord | None, report: Report | None, waits: str) -> bytes | None:
+    """The log of an attempt that lives on, None where nothing changes; `waits` is what its backend
+    says that it waits for."""
+    if attempt is None or report is None:
+        return None
+    is_news = _tells_more(attempt, report)
+    is_new = bool(waits) and _is_unsaid(waits, _ours(attempt, report))
+    if not is_news and not is_new:
+        return None
+    live = _with_ours(attempt, report) if is_news else _committed(attempt)
+    if is_new:
+        live.system_logs.append(reports.system_line(_now(), "info", waits))
+    return _encoder.encode(live)
+
+
+def _tells_more(attempt: AttemptRecord | None, report: Report) -> bool:
+    """Whether a report has events that the committed log has not."""
+    return report.events > (attempt.seen_events if attempt is not None else 0)
+
+
+def _is_unsaid(words: str, ours: Sequence[str]) -> bool:
+    """Whether to add this to lines of ours: they do not say so, nor too much as it is."""
+    words = " ".join(words.split())
+    return len(ours) < MOST_TOLD and all(line.split(" ", 2)[-1] != words for line in ours)
+
+
+def _ours(attempt: AttemptRecord | None, report: Report) -> list[str]:
+    """The lines of the committed log that the server added to those of the report."""
+    if attempt is None or not attempt.log:
+        return []
+    theirs = set(report.log.system_logs)
+    return [line for line in _said_decoder.decode(attempt.log).system_logs if line not in theirs]
+
+
+def _committed(attempt: AttemptRecord) -> TaskLog:
+    return _log_decoder.decode(attempt.log) if attempt.log else TaskLog()
+
+
+def _with_ours(attempt: AttemptRecord | None, report: Report) -> TaskLog:
+    """The log of a report, with the lines among it that the server added to the one committed
+    before. All but these lines is the report's own: to be encoded, not to be changed."""
+    ours = _ours(attempt, report)
+    # By their times, which lines begin with; neither's own order changes.
+    lines = list(heapq.merge(report.log.system_logs, ours, key=_time_of))
+    return msgspec.structs.replace(report.log, system_logs=lines)
+
+
+def _time_of(line: str) -> str:
+    return line.partition(" ")[0]
+
+
 def _ended_log(
     attempt: AttemptRecord | None, report: Report | None, said: Sequence[str]
 ) -> bytes | None:
@@ -246,10 +309,9 @@ def _ended_log(
     if attempt is None:
         return None
     if report is not None and _is_news(attempt, report):
-        # Copied: the report is the backend's, and may be folded on.
-        ended = msgspec.convert(msgspec.to_builtins(report.log), TaskLog)
+        ended = _with_ours(attempt, report)
     else:
-        ended = _log_decoder.decode(attempt.log) if attempt.log else TaskLog()
+        ended = _committed(attempt)
     now = _now()
     ended.system_logs.extend(reports.system_line(now, "error", line) for line in said)
     if ended.end_time is msgspec.UNSET:

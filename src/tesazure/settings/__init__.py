@@ -1,6 +1,12 @@
 """Settings: one validated object. Declared once, read from five sources, checked together."""
 
-from tesazure.settings.clouds import CLOUDS, identity_of, vault_url_of
+from tesazure.settings.clouds import (
+    CLOUDS,
+    batch_scope_of,
+    batch_url_of,
+    identity_of,
+    vault_url_of,
+)
 from tesazure.settings.declarations import (
     ALIASES,
     CLIENT_FIELDS,
@@ -9,10 +15,10 @@ from tesazure.settings.declarations import (
     LONGEST_RUNTIME_S,
     PREFIX,
     Client,
-    Help,
     Settings,
     help_of,
 )
+from tesazure.settings.help import Help
 from tesazure.settings.loading import Effective, Sources, load, shown
 from tesazure.settings.sources import Source, load_client, passed_on, state_dir
 
@@ -30,6 +36,8 @@ __all__ = [
     "Settings",
     "Source",
     "Sources",
+    "batch_scope_of",
+    "batch_url_of",
     "help_of",
     "identity_of",
     "load",

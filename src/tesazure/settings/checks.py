@@ -6,28 +6,31 @@ it says what it must be like.
 
 from __future__ import annotations
 
-import base64
-import ipaddress
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
 from tesazure.azure_identity import MICROSOFTS_AUTHORITIES
 from tesazure.budgets import parse
+from tesazure.settings.batch_checks import batch_conflicts
 from tesazure.settings.clouds import CLOUDS, identity_of, vault_url_of
 from tesazure.settings.declarations import LONGEST_CREDENTIAL_H, LONGEST_RUNTIME_S, Settings
+from tesazure.settings.forms import (
+    ACCOUNT,
+    CONTAINER,
+    CONTAINER_FORM,
+    endpoint,
+    is_address,
+    is_base64,
+)
 
 _POSITIVE = ("lease_s", "max_body_bytes", "max_connections", "request_timeout_s")
-_ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
-"""Microsoft, "Storage account overview", storage account name."""
 _FILES = ("gcs_credentials_file", "sftp_known_hosts", "sftp_key_file", "ca_bundle")
 _REGION = re.compile(r"[A-Za-z0-9-]+")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
-_CONTAINER = re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(-[a-z0-9]+)*")
-"""Microsoft, "Naming and referencing containers, blobs, and metadata"."""
 _REGISTRY = re.compile(r"(https?://)?[A-Za-z0-9.-]+(:[0-9]+)?/?|https://index\.docker\.io/v1/")
 _NO_TENANTS = frozenset(
     {"common", "organizations", "consumers", "9188040d-6c67-4c5b-b112-36a304b66dad"}
@@ -43,7 +46,8 @@ def conflicts(s: Settings) -> list[str]:
     return [
         *_server(s),
         *_azure(s),
-        *_batch(s),
+        *batch_conflicts(s),
+        *_cromwell(s),
         *_sign_in(s),
         *_registry(s),
         *_other_systems(s),
@@ -66,7 +70,7 @@ def vault_conflicts(s: Settings) -> list[str]:
     """What keeps the Key Vault from being asked, whatever it may hold."""
     problems = [*_identity(s), *_files(s, ("ca_bundle",))]
     url = vault_url_of(s)
-    problems += _endpoint("KEYVAULT_URL", url, schemes=("https",))[1]
+    problems += endpoint("KEYVAULT_URL", url, schemes=("https",))[1]
     if not identity_of(s).exists and not s.azure_client_id and not s.azure_tenant:
         problems.append(
             "KEYVAULT_URL: as whom is it to be read? set AZURE_CLIENT_ID, AZURE_SECRET and"
@@ -144,14 +148,14 @@ def _database(url: str) -> list[str]:
 def _azure(s: Settings) -> list[str]:
     problems = []
     name, key = s.storage_account_name, s.storage_account_key
-    if name and not _ACCOUNT.fullmatch(name):
+    if name and not ACCOUNT.fullmatch(name):
         problems.append(
             "STORAGE_ACCOUNT_NAME: must be 3 to 24 lower-case letters and digits (the account's"
             " name, not its URL)"
         )
     if key and not name:
         problems.append("STORAGE_ACCOUNT_KEY: is a key of which account? set STORAGE_ACCOUNT_NAME")
-    if key and not _is_base64(key):
+    if key and not is_base64(key):
         problems.append(
             "STORAGE_ACCOUNT_KEY: must be base64, as the portal shows it under Access keys (a"
             " connection string holds it after AccountKey=)"
@@ -166,7 +170,7 @@ def _azure(s: Settings) -> list[str]:
     for setting in ("storage_blob_endpoint", "storage_file_endpoint"):
         problems += _storage_endpoint(setting.upper(), getattr(s, setting), name)
     problems += _identity(s)
-    problems += _endpoint("ARM_ENDPOINT", s.arm_endpoint, schemes=("https",))[1]
+    problems += endpoint("ARM_ENDPOINT", s.arm_endpoint, schemes=("https",))[1]
     if not 0 < s.credential_hours <= LONGEST_CREDENTIAL_H:
         problems.append(
             f"CREDENTIAL_HOURS: must be more than 0 and at most {LONGEST_CREDENTIAL_H} (7 days,"
@@ -194,7 +198,7 @@ def _identity(s: Settings) -> list[str]:
             f" set {'it' if len(missing) == 1 else 'them'}, or leave out {given}"
         )
     authority = s.azure_authority_host
-    problems += _endpoint("AZURE_AUTHORITY_HOST", authority, schemes=("https",))[1]
+    problems += endpoint("AZURE_AUTHORITY_HOST", authority, schemes=("https",))[1]
     suffix = s.storage_endpoint_suffix
     for cloud, defaults in CLOUDS.items():
         foreign = cloud != s.cloud and suffix == defaults["storage_endpoint_suffix"]
@@ -206,29 +210,11 @@ def _identity(s: Settings) -> list[str]:
     return problems
 
 
-def _batch(s: Settings) -> list[str]:
-    problems = []
-    name, key, url = s.batch_account_name, s.batch_account_key, s.batch_account_url
-    if name and not _ACCOUNT.fullmatch(name):
-        problems.append("BATCH_ACCOUNT_NAME: must be 3 to 24 lower-case letters and digits")
-    if key and not name:
-        problems.append("BATCH_ACCOUNT_KEY: is a key of which account? set BATCH_ACCOUNT_NAME")
-    if key and not _is_base64(key):
-        problems.append("BATCH_ACCOUNT_KEY: must be base64, as the portal shows it under Keys")
-    if url:
-        problems += _endpoint("BATCH_ACCOUNT_URL", url, schemes=("https",))[1]
-    if s.compute_backend == "batch":
-        problems += [
-            f"{setting}: is missing; COMPUTE_BACKEND=batch needs an account's name and URL"
-            for setting, value in (("BATCH_ACCOUNT_NAME", name), ("BATCH_ACCOUNT_URL", url))
-            if not value
-        ]
+def _cromwell(s: Settings) -> list[str]:
     container = s.cromwell_storage_container_name
-    if container and not _CONTAINER.fullmatch(container):
-        problems.append(
-            "CROMWELL_STORAGE_CONTAINER_NAME: must be 3 to 63 lower-case letters, digits and single"
-            " dashes between them"
-        )
+    problems = []
+    if container and not CONTAINER.fullmatch(container):
+        problems.append(f"CROMWELL_STORAGE_CONTAINER_NAME: {CONTAINER_FORM}")
     if s.cromwell_map_shared_global and not container:
         problems.append(
             "CROMWELL_MAP_SHARED_GLOBAL: to which container? set CROMWELL_STORAGE_CONTAINER_NAME"
@@ -242,9 +228,9 @@ def _batch(s: Settings) -> list[str]:
 
 
 def _sign_in(s: Settings) -> list[str]:
-    problems = _endpoint("AAD_AUTHORITY", s.aad_authority, schemes=("https",))[1]
+    problems = endpoint("AAD_AUTHORITY", s.aad_authority, schemes=("https",))[1]
     if s.aad_issuer:
-        issuer, wrong = _endpoint("AAD_ISSUER", s.aad_issuer, path=True, schemes=("https",))
+        issuer, wrong = endpoint("AAD_ISSUER", s.aad_issuer, path=True, schemes=("https",))
         problems += wrong
         entra = _ENTRA | {s.aad_authority.rstrip("/")}
         if issuer is not None and f"https://{issuer.hostname}" in entra:
@@ -292,7 +278,7 @@ def _storage_endpoint(setting: str, url: str, account: str) -> list[str]:
     """What is wrong with the URL of an Azure storage service."""
     if not url:
         return []
-    parsed, problems = _endpoint(setting, url, path=True)
+    parsed, problems = endpoint(setting, url, path=True)
     if parsed is None:
         return problems
     if not account:
@@ -300,7 +286,7 @@ def _storage_endpoint(setting: str, url: str, account: str) -> list[str]:
     path = parsed.path.strip("/")
     if path and path != account:
         return [f"{setting}: its path must be STORAGE_ACCOUNT_NAME: {parsed.scheme}://host/account"]
-    if not path and _is_address(parsed.hostname or ""):
+    if not path and is_address(parsed.hostname or ""):
         form = f"{parsed.scheme}://host:port/account"
         return [f"{setting}: such a host serves many accounts; write {form}"]
     return []
@@ -310,7 +296,7 @@ def _other_systems(s: Settings) -> list[str]:
     problems = []
     for setting in ("s3_endpoint_url", "gcs_endpoint_url"):
         if url := getattr(s, setting):
-            problems += _endpoint(setting.upper(), url)[1]
+            problems += endpoint(setting.upper(), url)[1]
     if not _REGION.fullmatch(s.s3_region):
         problems.append("S3_REGION: must be a region's name, such as us-east-1")
     if bool(s.s3_access_key_id) != bool(s.s3_secret_access_key):
@@ -379,40 +365,3 @@ def _private_key(data: bytes) -> str:
     except (ValueError, UnsupportedAlgorithm):
         return "is no private key in OpenSSH's or PEM format (not the .pub file)"
     return ""
-
-
-def _endpoint(
-    setting: str, url: str, *, path: bool = False, schemes: tuple[str, ...] = ("https", "http")
-) -> tuple[SplitResult | None, list[str]]:
-    """A URL's parts, or what is wrong with it."""
-    example = f"{schemes[0]}://host[:port]{'[/account]' if path else ''}"
-    try:
-        parsed = urlsplit(url)
-        _ = parsed.port
-    except ValueError:
-        return None, [f"{setting}: is not a URL; write {example}"]
-    if parsed.scheme not in schemes or not parsed.hostname:
-        return None, [f"{setting}: must be a URL such as {example}"]
-    if parsed.username is not None or parsed.query or parsed.fragment:
-        return None, [f"{setting}: must hold no user, password, signature or query"]
-    if not path and parsed.path.strip("/"):
-        return None, [f"{setting}: must hold no path, only {example}"]
-    return parsed, []
-
-
-def _is_base64(text: str) -> bool:
-    try:
-        return bool(base64.b64decode(text, validate=True))
-    except ValueError:
-        return False
-
-
-def _is_address(host: str) -> bool:
-    """Whether a host is no name that could hold an account's."""
-    if host == "localhost":
-        return True
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

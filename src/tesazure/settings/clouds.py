@@ -40,6 +40,29 @@ CLOUDS: Mapping[str, Mapping[str, str]] = {
 """CLOUD -> setting -> its default there. The public cloud's are those of the declarations."""
 
 
+BATCH_RESOURCES: Mapping[str, str] = {
+    "batch.azure.com": "https://batch.core.windows.net/",
+    "batch.usgovcloudapi.net": "https://batch.core.usgovcloudapi.net/",
+    "batch.chinacloudapi.cn": "https://batch.chinacloudapi.cn/",
+}
+"""BATCH_ENDPOINT_SUFFIX -> what tokens for Batch are asked for there, as the Azure CLI has it: not
+what accounts' hosts end in."""
+
+
+def batch_scope_of(s: Settings) -> str:
+    """The scope of tokens for Batch accounts."""
+    suffix = s.batch_endpoint_suffix
+    return f"{BATCH_RESOURCES.get(suffix, f'https://{suffix}/')}/.default"
+
+
+def batch_url_of(s: Settings) -> str:
+    """URL of the Batch account, which may be given by its name and region; empty without."""
+    name, region = s.batch_account_name, s.batch_region
+    if s.batch_account_url or not (name and region):
+        return s.batch_account_url.rstrip("/")
+    return f"https://{name}.{region.replace(' ', '').lower()}.{s.batch_endpoint_suffix}"
+
+
 def identity_of(s: Settings) -> Identity:
     """Who this server is to Azure."""
     return Identity(

@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 
+from tesazure.settings.batch_declarations import BatchSettings
+from tesazure.settings.help import Help
+
 PREFIX = "APP_"
 LONGEST_RUNTIME_S = 10 * 365 * 86400
 """No time limit may be longer: ten years. Far larger numbers are beyond what clocks can add."""
@@ -14,16 +17,7 @@ LONGEST_CREDENTIAL_H = 168
 """Azure, "Create a user delegation SAS": its key is good for seven days at most."""
 
 
-class Help(msgspec.Struct, frozen=True):
-    """What a setting means, in a sentence. A secret's value is never shown. A `live` one that
-    changes in the file or the Key Vault changes the running server."""
-
-    text: str
-    secret: bool = False
-    live: bool = False
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(BatchSettings, frozen=True, kw_only=True):
     """All settings, validated together. Sizes named `_gb` are in units of 10^9 bytes."""
 
     host: Annotated[str, Help("Address the server listens on.")] = "127.0.0.1"
@@ -219,16 +213,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "none"
     metrics_open: Annotated[bool, Help("Whether /metrics is answered without signing in.")] = False
-    batch_account_name: Annotated[str, Help("Azure Batch account that tasks run in.")] = ""
-    batch_account_key: Annotated[
-        str, Help("One of its keys; without, AZURE_CLIENT_ID or AZURE_IDENTITY.", secret=True)
-    ] = ""
-    batch_account_url: Annotated[
-        str, Help("Its URL, as the portal shows it: https://name.region.batch.azure.com.")
-    ] = ""
-    batch_endpoint_suffix: Annotated[
-        str, Help("What Batch accounts' hosts end in, after the region.")
-    ] = "batch.azure.com"
     cromwell_storage_container_name: Annotated[
         str,
         Help(
@@ -244,9 +228,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             " and not files of the directory that all tasks share."
         ),
     ] = False
-    filetransfer_container_image: Annotated[
-        str, Help("Image that carries the runner to nodes of Azure Batch.")
-    ] = ""
     private_docker_registry_url: Annotated[
         str,
         Help(
@@ -265,8 +246,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Help(
             "Hours that credentials last at most which the server makes for a task; those for one"
-            " without a time limit do. At most 168. A task that takes longer cannot write its"
-            " outputs.",
+            " without a time limit do, and all on Azure Batch, where tasks wait for a node with"
+            " them. At most 168. A task that takes longer cannot write its outputs.",
             live=True,
         ),
     ] = 168

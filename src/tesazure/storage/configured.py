@@ -65,6 +65,7 @@ def grant_config_of(s: Settings) -> GrantConfig:
         sftp_key=Path(s.sftp_key_file).read_text() if s.sftp_key_file else "",
         registry=_registry(s),
         unlimited_s=s.credential_hours * 3600,
+        queued=s.compute_backend == "batch",
     )
 
 

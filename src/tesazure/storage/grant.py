@@ -40,8 +40,8 @@ from tesazure.storage.gcs_token import GOOD_S, GcsTokens
 from tesazure.storage.urls import host_of, scheme_of
 
 TRANSFERS_S = 12 * 3600.0
-"""How long credentials live beyond a task's time limit, which ends before the outputs are written;
-and in which a node may have to be started first."""
+"""How long credentials live beyond a task's time limit, which ends before the outputs are
+written."""
 _LONGEST_S = 7 * 86400.0
 """No credential lives longer, whoever signs."""
 _FEW = 100
@@ -76,6 +76,8 @@ class GrantConfig(msgspec.Struct, frozen=True, kw_only=True):
     registry: RegistryLogin | None = None
     unlimited_s: float = 7 * 86400.0
     """How long credentials live at most, in seconds: those for a plan without time limit do."""
+    queued: bool = False
+    """Whether all do: attempts wait for a machine with their credentials, nobody knows how long."""
 
     def __repr__(self) -> str:
         return "GrantConfig(…)"
@@ -163,7 +165,8 @@ class Granter:
 
     def _lifetime_s(self, plan: Plan) -> float:
         limit_s = plan.max_runtime_s
-        wanted_s = limit_s + TRANSFERS_S if limit_s > 0 else _LONGEST_S
+        is_known = limit_s > 0 and not self._config.queued
+        wanted_s = limit_s + TRANSFERS_S if is_known else _LONGEST_S
         return min(wanted_s, self._config.unlimited_s, _LONGEST_S)
 
     def _is_quick(self, url: str) -> bool:

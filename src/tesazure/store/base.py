@@ -177,9 +177,10 @@ class Store(Protocol):
         """When the first waiting retry may be placed, in seconds since the epoch."""
         ...
 
-    async def watched(self, server: str) -> list[Watched]:
+    async def watched(self, server: str, task_ids: Sequence[str] | None = None) -> list[Watched]:
         """All tasks this server looks after: those with an attempt and not yet terminal, CANCELING
-        ones, and terminal ones whose newest attempt is not released. One indexed query."""
+        ones, and terminal ones whose newest attempt is not released; of the given ones only, if
+        any are. Indexed."""
         ...
 
     async def apply(self, change: Change) -> int:

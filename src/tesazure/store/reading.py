@@ -70,7 +70,7 @@ _BRIEF = Prepared(
         tasks.c.id == bindparam("task_id")
     )
 )
-_WATCHED = Prepared(
+_WATCHED = (
     select(
         tasks.c.seq,
         tasks.c.id,
@@ -86,8 +86,9 @@ _WATCHED = Prepared(
         )
     )
     .where(tasks.c.server == bindparam("server"))
-    .order_by(tasks.c.seq)
 )
+_WATCHED_ALL = Prepared(_WATCHED.order_by(tasks.c.seq))
+_WATCHED_ONE = Prepared(_WATCHED.where(tasks.c.id == bindparam("task_id")))
 _SEALED = Prepared(
     select(sealed.c.secrets)
     .join_from(tasks, sealed, sealed.c.seq == tasks.c.seq)
@@ -186,8 +187,13 @@ def sizes(link: Link, seqs: Sequence[int]) -> dict[int, int]:
     return found
 
 
-def watched(link: Link, server: str) -> list[Watched]:
-    """What a server looks after, with the newest attempt of each."""
+def watched(link: Link, server: str, task_ids: Sequence[str] | None = None) -> list[Watched]:
+    """What a server looks after, of these tasks or all, with the newest attempt of each."""
+    if task_ids is None:
+        rows = link.rows(_WATCHED_ALL, server=server)
+    else:
+        one = (link.row(_WATCHED_ONE, server=server, task_id=task_id) for task_id in task_ids)
+        rows = [row for row in one if row is not None]
     return [
         Watched(
             seq=row[0],
@@ -197,7 +203,7 @@ def watched(link: Link, server: str) -> list[Watched]:
             max_runtime_s=row[4],
             attempt=None if row[5] is None else attempt(row[5:]),
         )
-        for row in link.rows(_WATCHED, server=server)
+        for row in rows
     ]
 
 

@@ -218,8 +218,8 @@ class SqlStore:
     async def next_retry(self) -> float | None:
         return await self._read(reading.next_retry)
 
-    async def watched(self, server: str) -> list[Watched]:
-        return await self._read_long(lambda link: reading.watched(link, server))
+    async def watched(self, server: str, task_ids: Sequence[str] | None = None) -> list[Watched]:
+        return await self._read_long(lambda link: reading.watched(link, server, task_ids))
 
     async def apply(self, change: Change) -> int:
         return await self._writer.submit(

@@ -1,0 +1,175 @@
+"""What Azure Resource Manager says of a Batch account: quotas, and the VM sizes of its region."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from tesazure.azure_identity import credential_of, short
+from tesazure.backends.azure_batch.config import BatchConfig
+from tesazure.backends.azure_batch.sizes import GIB, MIB, Quotas, VmSize
+from tesazure.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from azure.mgmt.batch import BatchManagementClient
+    from azure.mgmt.compute import ComputeManagementClient
+
+log = logging.getLogger(__name__)
+
+TIMEOUTS_S = {"connection_timeout": 10, "read_timeout": 120}
+"""The list of a region's sizes is some MB long."""
+RETRIES = 2
+"""Within a call; the catalog asks again some minutes later."""
+
+
+class Arm:
+    """Reads. Its methods block, and raise BackendUnavailable. Needs an identity with the roles that
+    docs/batch.md names."""
+
+    def __init__(self, config: BatchConfig) -> None:
+        from azure.mgmt.batch import BatchManagementClient
+        from azure.mgmt.compute import ComputeManagementClient
+
+        self._config = config
+        credential = credential_of(config.identity)
+        options: dict[str, Any] = {
+            "base_url": config.arm_url,
+            "credential_scopes": [f"{config.arm_url}/.default"],
+            "connection_verify": config.ca_bundle or True,
+            # As storage has it: proxies that the environment names are not used.
+            "use_env_settings": False,
+            "retry_total": RETRIES,
+            **TIMEOUTS_S,
+        }
+        self._batch: BatchManagementClient = BatchManagementClient(
+            credential, config.subscription, **options
+        )
+        self._compute: ComputeManagementClient = ComputeManagementClient(
+            credential, config.subscription, **options
+        )
+
+    def close(self) -> None:
+        """Let go."""
+        self._batch.close()
+        self._compute.close()
+
+    def quotas(self) -> Quotas:
+        """Batch Account - Get."""
+        from azure.core.exceptions import AzureError
+
+        config = self._config
+        try:
+            account = self._batch.batch_account.get(config.resource_group, config.account)
+        except AzureError as error:
+            raise _unavailable("the account's quotas", error) from error
+        families = {
+            str(each.name).lower(): each.core_quota or 0
+            for each in account.dedicated_core_quota_per_vm_family or ()
+        }
+        by_family = bool(account.dedicated_core_quota_per_vm_family_enforced)
+        return Quotas(
+            dedicated_cores=account.dedicated_core_quota,
+            spot_cores=account.low_priority_core_quota,
+            family_cores=families if by_family else None,
+        )
+
+    def sizes(self) -> tuple[VmSize, ...]:
+        """Location - List Supported Virtual Machine Skus, with the zones and the restrictions of
+        this subscription from Resource Skus - List, where that may be read."""
+        from azure.core.exceptions import AzureError
+
+        region = self._config.region
+        try:
+            listed = list(self._batch.location.list_supported_virtual_machine_skus(region))
+        except AzureError as error:
+            raise _unavailable("the VM sizes that Batch supports", error) from error
+        try:
+            found = list(self._compute.resource_skus.list(filter=f"location eq '{region}'"))
+        except AzureError as error:
+            log.warning("zones and restrictions of VM sizes are not known: %s", short(error))
+            found = []
+        skus = {
+            str(sku.name).lower(): sku for sku in found if sku.resource_type == "virtualMachines"
+        }
+        return tuple(
+            size
+            for each in listed
+            if (size := size_of(each, skus.get(str(each.name).lower()), region)) is not None
+        )
+
+
+def size_of(supported: Any, sku: Any, region: str) -> VmSize | None:
+    """A size from a SupportedSku and a ResourceSku (None: not known); None for one that cannot be
+    used: of another architecture than the runner's image, confidential (no container host),
+    supported by Batch no more, or not open to this subscription."""
+    end: datetime | None = supported.batch_support_end_of_life
+    told = _capabilities(sku.capabilities if sku is not None else ())
+    told |= _capabilities(supported.capabilities)
+    if (
+        told.get("cpuarchitecturetype", "x64").lower() != "x64"
+        or told.get("confidentialcomputingtype")
+        or "v2" not in told.get("hypervgenerations", "V2").lower()
+        or (end is not None and end <= datetime.now(end.tzinfo))
+        or (sku is not None and not _is_open(sku, region))
+    ):
+        return None
+    try:
+        cores = int(told.get("vcpusavailable") or told["vcpus"])
+        ram_gib = float(told["memorygb"])
+    except (KeyError, ValueError):
+        return None
+    return VmSize(
+        name=str(supported.name),
+        cores=cores,
+        ram_bytes=int(ram_gib * GIB),
+        disk_bytes=int(_number(told, "maxresourcevolumemb")) * MIB,
+        family=str(supported.family_name or ""),
+        gpus=int(_number(told, "gpus")),
+        zones=_zones(sku, region) if sku is not None else (),
+        can_be_spot=told.get("lowprioritycapable", "true").lower() == "true",
+        encryption_at_host=told.get("encryptionathostsupported", "").lower() == "true",
+        ends=end is not None,
+    )
+
+
+def _capabilities(listed: Iterable[Any] | None) -> dict[str, str]:
+    return {str(each.name).lower(): str(each.value) for each in listed or ()}
+
+
+def _number(told: Mapping[str, str], name: str) -> float:
+    try:
+        return float(told.get(name) or 0)
+    except ValueError:
+        return 0
+
+
+def _is_open(sku: Any, region: str) -> bool:
+    """Whether a subscription may have a size in a region: restrictions of zones do not close it."""
+    for each in sku.restrictions or ():
+        kind = str(getattr(each.type, "value", each.type)).lower()
+        places = {str(value).lower() for value in each.values_property or ()}
+        if kind == "location" and region.lower() in places:
+            return False
+    return True
+
+
+def _zones(sku: Any, region: str) -> tuple[str, ...]:
+    closed = {
+        str(zone)
+        for each in sku.restrictions or ()
+        if str(getattr(each.type, "value", each.type)).lower() == "zone"
+        for zone in (each.restriction_info.zones or () if each.restriction_info else ())
+    }
+    zones = {
+        str(zone)
+        for each in sku.location_info or ()
+        if str(each.location).lower() == region.lower()
+        for zone in each.zones or ()
+    }
+    return tuple(sorted(zones - closed))
+
+
+def _unavailable(what: str, error: Exception) -> BackendUnavailable:
+    return BackendUnavailable(f"Azure Resource Manager does not tell {what}: {short(error)}")

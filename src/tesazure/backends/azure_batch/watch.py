@@ -1,0 +1,491 @@
+"""What is known of the attempts on Batch, kept up by passes beside the scheduler.
+
+A pass asks little, however many attempts there are and however long they run: one list of the tasks
+of each job that changed since the last one, one list of all reports, and the parts of reports that
+are new. What waits has its pool looked at. Passes come often while things happen, and ever less
+often while nothing does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from tesazure import report as reports
+from tesazure.backends.azure_batch import words
+from tesazure.backends.azure_batch.account import Account, Gone
+from tesazure.backends.azure_batch.files import AttemptFiles
+from tesazure.backends.azure_batch.listing import Listing
+from tesazure.backends.azure_batch.pools import Pools
+from tesazure.backends.azure_batch.words import Row
+from tesazure.errors import BackendError, BackendUnavailable
+from tesazure.lifecycle import Observation, Phase
+from tesazure.report import Report
+
+log = logging.getLogger(__name__)
+
+READERS = 16
+"""Reports read, and tasks asked for by themselves, at once."""
+STRIPPED = 64
+"""Attempts whose secrets are taken out of storage in one pass, and READERS / 2 at once: passes are
+not to be held up by it."""
+LONG = 256 * 1024
+"""Bytes of a report from which on it is first read beside the event loop."""
+_UNSEEN = Report()
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How often is looked, in seconds."""
+
+    soon_s: float = 1.0
+    late_s: float = 15.0
+    """Between passes, while things happen and when nothing has for long."""
+    tasks_s: float = 3.0
+    """Between lists of tasks at least, and twice as long as between passes: what a task does, its
+    report tells sooner."""
+    whole_s: float = 300.0
+    """Between lists of all tasks of a job, which alone show that somebody deleted one."""
+    pool_s: float = 10.0
+    """Between looks at a pool in which attempts wait."""
+    tidy_s: float = 60.0
+    """Between looks for pools that nobody uses."""
+    unasked_s: float = 600.0
+    """After so long an attempt that nobody asks for is forgotten: another server has it."""
+
+
+@dataclass(slots=True)
+class Known:
+    """One attempt, as far as it is known."""
+
+    job: str
+    report: Report = field(default_factory=Report)
+    read: int = 0
+    """Bytes of the report that are folded into `report`."""
+    torn: bytes = b""
+    """The beginning of a line whose end has not been read."""
+    begun: bool = False
+    """There is a report: its runner has begun."""
+    stripped: bool = False
+    """Its secrets are no longer in storage."""
+    row: Row | None = None
+    looked_at: bool = False
+    missing: bool = False
+    lost: bool = False
+    """It had begun when Batch queued it again."""
+    settled: bool = False
+    """The report was read after the task had been seen completed: it tells nothing more."""
+    since: float = field(default_factory=time.monotonic)
+    asked: float = field(default_factory=time.monotonic)
+    """When somebody last wanted to know of it, on the monotonic clock."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be learnt."""
+        return self.report.ended is not None or self.settled or self.missing or self.lost
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for a node."""
+        return not self.begun and (self.row is None or self.row.state == "active")
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it has begun, and Batch said that it waits when that was not known yet: before it
+        began, or once more. No list of changes need tell which."""
+        return self.begun and self.row is not None and self.row.state == "active"
+
+    def take(self, row: Row) -> bool:
+        """Take note of what Batch says now; whether it is new."""
+        before = self.row, self.lost
+        self.row = row
+        # Only what was known to have begun before this look has begun before it was queued again.
+        self.lost = self.lost or (row.queued_again and self.begun)
+        return before != (self.row, self.lost)
+
+
+class Watch:
+    """Watches the attempts that it was told of."""
+
+    def __init__(self, account: Account, files: AttemptFiles, pools: Pools, pace: Pace) -> None:
+        self._files = files
+        self._pools = pools
+        self._pace = pace
+        self._listing = Listing(account, pace.whole_s)
+        self._known: dict[str, Known] = {}
+        self._changed = asyncio.Event()
+        self._nudged = asyncio.Event()
+        self._passed = asyncio.Condition()
+        self._unlisted: dict[str, str] = {}
+        """Job -> why its tasks could not be listed the last time."""
+        self._trouble = ""
+        """What keeps passes from seeing all that they should; empty: nothing."""
+        self._loop: asyncio.Task[None] | None = None
+        self._pause = pace.soon_s
+        """Between this pass and the next one, in seconds."""
+        self._pass_due = self._tasks_due = self._tidy_due = 0.0
+        """When these are to be done at the latest, on the monotonic clock."""
+
+    async def start(self) -> None:
+        """Begin. May be called twice."""
+        if self._loop is None:
+            self._tidy_due = time.monotonic() + self._pace.tidy_s
+            self._loop = asyncio.create_task(self._run(), name="azure-batch-watch")
+
+    async def stop(self) -> None:
+        """End. May be called twice."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await loop
+
+    # -- from outside ---------------------------------------------------------------------------
+
+    def begin(self, key: str, job: str) -> None:
+        """An attempt that this server has just submitted: there is nothing to be seen of it yet."""
+        known = self._known.get(key)
+        if known is None or known.missing:
+            self._known[key] = Known(job, looked_at=True)
+            self._pause = self._pace.soon_s
+            self._hurry(self._pause)
+
+    def drop(self, key: str) -> None:
+        """It was released."""
+        self._known.pop(key, None)
+
+    def find(self, key: str) -> Known | None:
+        """What is known of an attempt that is watched."""
+        return self._known.get(key)
+
+    def hurry(self) -> None:
+        """Something was asked of Batch whose effect is waited for."""
+        self._tasks_due = 0.0
+        self._hurry(self._pace.soon_s / 4)
+
+    async def observe(
+        self, attempts: Mapping[str, str], patience_s: float
+    ) -> dict[str, Observation]:
+        """How attempts (key -> job) stand. Those that are new here are looked at first, for so many
+        seconds. Raises BackendUnavailable when there was an answer to nothing."""
+        now, unseen = time.monotonic(), False
+        for key, job in attempts.items():
+            known = self._known.get(key)
+            if known is None:
+                known = self._known[key] = Known(job)
+                self._hurry(0)
+            known.asked = now
+            unseen = unseen or not known.looked_at
+        if unseen and not self._trouble:
+            await self._wait_for_look(attempts, patience_s)
+        waits = {job: self._pools.reason(job) for job in set(attempts.values())}
+        seen = {}
+        for key in attempts:
+            known = self._known.get(key)
+            if known is not None and (known.looked_at or not self._trouble):
+                seen[key] = self._observation(known, waits[known.job])
+        if not seen and attempts:
+            raise BackendUnavailable(self._trouble or "the attempts were released meanwhile")
+        return seen
+
+    async def ask(self, job: str, key: str) -> Row | None:
+        """What Batch says of a task; None if it has none. Raises BackendUnavailable."""
+        return await self._listing.one(job, key)
+
+    async def changed(self, timeout_s: float) -> bool:
+        """Until something may have changed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        changed = self._changed.is_set()
+        self._changed.clear()
+        return changed
+
+    def _observation(self, known: Known, waits: str) -> Observation:
+        report, row = known.report, known.row
+        if not known.looked_at:  # nothing says so far that it has begun
+            return Observation(Phase.PENDING, _UNSEEN)
+        if report.ended is not None:
+            return Observation(Phase.EXITED, report)
+        if known.over:
+            return self._lost(known)
+        if known.begun:
+            return Observation(Phase.RUNNING, report)
+        if self._pools.is_lost(known.job):
+            return Observation(Phase.MISSING, report, waits)
+        return Observation(Phase.PENDING, report, words.progress(row, waits))
+
+    def _lost(self, known: Known) -> Observation:
+        """One that comes to no end of its own."""
+        row = known.row
+        if known.missing or row is None:
+            return Observation(Phase.MISSING, known.report, "there is no such Batch task any more")
+        node = self._pools.failed_node(known.job, row.node)
+        if known.lost or row.is_taken(known.begun):
+            return Observation(Phase.PREEMPTED, known.report, words.loss(row, node))
+        return Observation(Phase.EXITED, known.report, words.failure(row, node))
+
+    async def _wait_for_look(self, keys: Collection[str], patience_s: float) -> None:
+        """Until the attempts have been looked at, or a pass failed."""
+
+        def is_done() -> bool:
+            known = (self._known.get(key) for key in keys)
+            return bool(self._trouble) or all(one is None or one.looked_at for one in known)
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s), self._passed:
+                await self._passed.wait_for(is_done)
+
+    def _hurry(self, seconds: float) -> None:
+        """Have the next pass no later than then."""
+        due = time.monotonic() + seconds
+        if due < self._pass_due:
+            self._pass_due = due
+            self._nudged.set()
+
+    # -- the passes -----------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            self._pass_due = time.monotonic() + self._pace.late_s
+            await self._tidy()
+            if await self._pass():
+                self._pause = self._pace.soon_s
+            else:
+                self._pause = min(self._pause * 1.3, self._pace.late_s)
+            came = any(not known.looked_at for known in self._known.values())
+            self._hurry(0 if came and not self._trouble else self._pause)
+            await self._rest()
+
+    async def _rest(self) -> None:
+        while (left := self._pass_due - time.monotonic()) > 0:
+            self._nudged.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._nudged.wait()
+
+    async def _pass(self) -> bool:
+        """Look once; whether anything was new."""
+        look = _Look()
+        trouble = ""
+        try:
+            self._forget_unasked()
+            live = {key: known for key, known in self._known.items() if not known.over}
+            if live:
+                await self._look(live, look)
+            else:
+                self._unlisted.clear()
+            trouble = "; ".join(dict.fromkeys([*self._unlisted.values(), *look.troubles]))
+        except BackendError as error:
+            trouble = str(error)
+        except Exception as error:
+            log.exception("a look at Azure Batch failed")
+            trouble = f"{type(error).__name__}: {error}"
+        if trouble and trouble != self._trouble:
+            log.warning("attempts on Azure Batch cannot be looked at: %s", trouble)
+        elif self._trouble and not trouble:
+            log.info("attempts on Azure Batch can be looked at again")
+        self._trouble = trouble
+        async with self._passed:
+            self._passed.notify_all()
+        if look.news:
+            self._changed.set()
+        return look.news
+
+    async def _tidy(self) -> None:
+        if time.monotonic() < self._tidy_due:
+            return
+        self._tidy_due = time.monotonic() + self._pace.tidy_s
+        try:
+            await self._pools.tidy({known.job for known in self._known.values()})
+        except BackendError as error:
+            log.warning("pools that nobody uses are left for now: %s", error)
+        except Exception:
+            log.exception("a look for pools that nobody uses failed")
+
+    async def _look(self, live: Mapping[str, Known], look: _Look) -> None:
+        """Tasks before reports: a runner delivers its report before its task is completed."""
+        now = time.monotonic()
+        fresh = {key: known for key, known in live.items() if not known.looked_at}
+        if fresh or now >= self._tasks_due:
+            by_job: dict[str, dict[str, Known]] = {}
+            for key, known in live.items():
+                by_job.setdefault(known.job, {})[key] = known
+            self._listing.keep(by_job.keys())
+            self._unlisted.clear()
+            self._tasks_due = now + max(self._pace.tasks_s, 2 * self._pause)
+            async with asyncio.TaskGroup() as group:
+                for job, attempts in by_job.items():
+                    group.create_task(self._look_at_job(job, attempts, look))
+        unread = await self._read_reports(live, look)
+        await self._strip(live, look)
+        for key, known in live.items():
+            if key in look.unseen or key in unread:
+                continue
+            if known.row is not None and known.row.completed and not known.settled:
+                look.news = known.settled = True
+            known.missing = known.missing or key in look.absent
+            known.looked_at = True
+        look.news = look.news or bool(fresh)
+        await self._look_at_pools(live, look)
+
+    async def _look_at_job(self, job: str, attempts: Mapping[str, Known], look: _Look) -> None:
+        """Take note of what a job's list says. Its failure is this job's alone."""
+        fresh = [key for key, known in attempts.items() if not known.looked_at]
+        # A few are asked for by themselves, for which a long list need not be read.
+        whole = self._listing.is_due(job) or len(fresh) > READERS
+        began = time.monotonic()
+        try:
+            rows = await self._listing.look(job, whole=whole)
+        except BackendError as error:
+            if isinstance(error, Gone) and error.is_absent:
+                look.absent |= attempts.keys()
+                look.news = True
+                return
+            self._unlisted[job] = str(error)
+            look.unseen |= attempts.keys()
+            return
+        for key, row in rows.items():
+            if key in attempts:
+                look.news |= attempts[key].take(row)
+        unlisted = [
+            key
+            for key, known in attempts.items()
+            if key not in rows
+            and known.since < began
+            and (whole or not known.looked_at or known.is_doubtful)
+        ]
+        for some in _batches(unlisted, READERS):
+            async with asyncio.TaskGroup() as group:
+                for key in some:
+                    group.create_task(self._ask(job, key, attempts[key], look))
+
+    async def _ask(self, job: str, key: str, known: Known, look: _Look) -> None:
+        """For one that no list has shown."""
+        try:
+            row = await self._listing.one(job, key)
+        except BackendError as error:
+            look.fail(error, [key])
+            return
+        if row is None:
+            look.absent.add(key)
+            look.news = True
+        else:
+            look.news |= known.take(row)
+
+    async def _read_reports(self, live: Mapping[str, Known], look: _Look) -> set[str]:
+        """Read what is new; the keys of those that could not be read."""
+        sizes = await self._files.reports()
+        for key, known in live.items():
+            if not known.begun and key in sizes:
+                look.news = known.begun = True
+        grown = [key for key, known in live.items() if sizes.get(key, 0) > known.read]
+        gate, unread = asyncio.Semaphore(READERS), set()
+
+        async def read(key: str) -> None:
+            known = live[key]
+            async with gate:
+                try:
+                    while known.read < sizes[key]:
+                        data = await self._files.read_report(key, known.read)
+                        if not data:
+                            return  # it was deleted meanwhile
+                        await self._fold(key, known, data)
+                        look.news = True
+                except BackendError as error:
+                    look.fail(error, [key])
+                    unread.add(key)
+
+        async with asyncio.TaskGroup() as group:
+            for key in grown:
+                group.create_task(read(key))
+        return unread
+
+    async def _strip(self, live: Mapping[str, Known], look: _Look) -> None:
+        """What began needs no secrets of storage any more. What is over is released, and has none
+        then."""
+        keys = [key for key, known in live.items() if known.begun and not known.stripped]
+        keys = [key for key in keys if not live[key].over][:STRIPPED]
+        gate = asyncio.Semaphore(READERS // 2)
+
+        async def strip(key: str) -> None:
+            async with gate:
+                try:
+                    await self._files.strip(key)
+                except BackendError as error:
+                    look.fail(error)
+                else:
+                    live[key].stripped = True
+
+        async with asyncio.TaskGroup() as group:
+            for key in keys:
+                group.create_task(strip(key))
+
+    async def _fold(self, key: str, known: Known, data: bytes) -> None:
+        # One that has been looked at, others may be reading.
+        if len(data) > LONG and not known.looked_at:
+            spoilt = await asyncio.to_thread(fold, known, data)
+        else:
+            spoilt = fold(known, data)
+        for line in spoilt:
+            log.warning("attempt=%s a line of its report cannot be understood: %s", key, line)
+
+    async def _look_at_pools(self, live: Mapping[str, Known], look: _Look) -> None:
+        waiting: dict[str, int] = {}
+        for known in live.values():
+            if known.waits and not known.over:
+                waiting[known.job] = waiting.get(known.job, 0) + 1
+        if not waiting:
+            return
+        before = {job: self._pools.reason(job) for job in waiting}
+        try:
+            await self._pools.look(waiting)
+        except BackendError as error:
+            look.fail(error)
+        look.news |= any(self._pools.reason(job) != reason for job, reason in before.items())
+
+    def _forget_unasked(self) -> None:
+        late = time.monotonic() - self._pace.unasked_s
+        for key in [key for key, known in self._known.items() if known.asked < late]:
+            del self._known[key]
+
+
+@dataclass(slots=True)
+class _Look:
+    """What one pass has found."""
+
+    news: bool = False
+    absent: set[str] = field(default_factory=set)
+    """Attempts whose task is not there."""
+    unseen: set[str] = field(default_factory=set)
+    """Attempts that could not be looked at."""
+    troubles: dict[str, None] = field(default_factory=dict)
+
+    def fail(self, error: BackendError, keys: Collection[str] = ()) -> None:
+        """These could not be looked at, and why."""
+        self.unseen.update(keys)
+        self.troubles[str(error)] = None
+
+
+def fold(known: Known, data: bytes) -> list[str]:
+    """Carry a report on by what was read of it. What was wrong with lines that nobody understands,
+    which are left out."""
+    known.read += len(data)
+    whole, newline, torn = (known.torn + data).rpartition(b"\n")
+    known.torn = torn
+    spoilt = []
+    for line in (whole + newline).splitlines(keepends=True):
+        try:
+            reports.fold(reports.decode(line), known.report)
+        except (msgspec.MsgspecError, IndexError, UnicodeDecodeError) as error:
+            spoilt.append(str(error))
+    return spoilt
+
+
+def _batches(keys: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [keys[i : i + size] for i in range(0, len(keys), size)]

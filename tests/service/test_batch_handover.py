@@ -1,0 +1,100 @@
+"""What the Batch backend hands over to a node: how long it is good, and how long it is there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+import pytest
+
+from tesazure.access import Access
+from tesazure.backends.azure_batch.backend import AzureBatchBackend
+from tesazure.backends.azure_batch.files import BEGUN
+from tesazure.model import State
+from tesazure.runner.node import NodeAttempt
+from tests.conftest import refuse, shared
+from tests.contract.backend_site import MARKS, BatchSite, ended, until
+from tests.services import base
+from tests.services.azurite import Azurite
+from tests.services.batch_fleet import cores
+from tests.services.batch_lab import batch_lab
+
+
+@pytest.fixture
+async def site(short_dir: Path) -> AsyncIterator[BatchSite]:
+    try:
+        base.require_program("bwrap", "bubblewrap")
+    except base.Unavailable as error:
+        refuse(str(error))
+    with batch_lab(short_dir / "batch", shared(Azurite)) as lab:
+        site = BatchSite(short_dir, lab)
+        yield site
+        await site.close()
+
+
+@pytest.fixture
+async def backend(site: BatchSite) -> AzureBatchBackend:
+    return await site.server()
+
+
+def given(site: BatchSite, key: str) -> bytes:
+    """What storage holds for an attempt's node."""
+    with site.lab.azurite.client() as client:
+        name = f"{site.lab.installation}/attempts/{key}"
+        return client.get_blob_client(site.lab.container, name).download_blob().readall()
+
+
+async def test_what_runs_has_no_secrets_in_storage_any_more(
+    backend: AzureBatchBackend, site: BatchSite
+) -> None:
+    """Whoever may read the account's tasks has a URL of it."""
+    site.lab.batch.shortage()
+    handle = await site.submit(backend, f"until [ -e {MARKS}/go ]; do sleep 0.05; done", "k")
+    assert msgspec.json.decode(given(site, "k"), type=NodeAttempt).key == "k"
+    site.lab.batch.plenty()
+    await until(lambda: given(site, "k") == BEGUN)
+    (site.marks / "go").touch()
+    seen = await ended(backend, handle)
+    assert seen.report.ended is not None
+    assert seen.report.ended.state is State.COMPLETE
+
+
+async def test_credentials_outlast_the_queue_however_short_the_task(
+    backend: AzureBatchBackend, site: BatchSite
+) -> None:
+    site.lab.batch.shortage()
+    plan = site.plan("true", backend_parameters={"max_runtime_s": "60"})
+    handle = await backend.submit(plan, "k", Access())
+    site.submitted.append((backend, handle))
+    channel = msgspec.json.decode(given(site, "k"), type=NodeAttempt).channel
+    task = site.lab.batch.task(handle["job"], "k")
+    assert task is not None
+    week = datetime.now(UTC) + timedelta(days=7, minutes=-5)
+    for url in (
+        task.given["resourceFiles"][0]["httpUrl"],
+        channel.report,
+        *channel.streams.values(),
+    ):
+        expiry = parse_qs(urlsplit(url).query)["se"][0]
+        assert datetime.fromisoformat(expiry) > week
+
+
+async def test_one_of_several_on_a_node_is_kept_to_its_part(
+    backend: AzureBatchBackend, site: BatchSite
+) -> None:
+    site.lab.batch.shortage()
+    handle = await site.submit(backend, "true", "k")
+    attempt = msgspec.json.decode(given(site, "k"), type=NodeAttempt)
+    own, _, slots = attempt.facts["vm_share"].partition("/")
+    assert int(slots) > int(own) == 1
+    limits = attempt.plan.limits
+    assert limits.cpu_cores == pytest.approx(cores(attempt.facts["vm_size"]) / int(slots))
+    assert limits.ram_bytes is not None
+    assert limits.ram_bytes >= limits.reserved_ram_bytes
+    site.lab.batch.plenty()
+    seen = await ended(backend, handle)
+    assert seen.report.ended is not None
+    assert seen.report.ended.state is State.COMPLETE

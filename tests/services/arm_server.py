@@ -1,0 +1,250 @@
+"""Stand-ins for Azure Resource Manager, as far as a Batch account's quotas and sizes are read from
+it, and for the Azure Retail Prices API. Over TLS.
+
+Sources: "Batch Account - Get", "Location - List Supported Virtual Machine Skus" (2024-07-01),
+"Resource Skus - List", "Azure Retail Prices REST API overview". What is told of Batch is held
+against Microsoft's published definition, where that is there (see `batch_definition`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+
+from tests.services.batch_definition import definition_file
+from tests.services.entra_server import EntraServer
+from tests.services.tls_server import Refusal, Request, TlsServer
+
+SUBSCRIPTION = "99999999-2222-3333-4444-555555555555"
+GROUP = "lab"
+ACCOUNT = "acc"
+REGION = "eastus"
+_VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?")
+
+
+def sku(name: str, family: str, **capabilities: object) -> dict[str, Any]:
+    """A SupportedSku."""
+    told = [{"name": each, "value": str(value)} for each, value in capabilities.items()]
+    return {"name": name, "familyName": family, "capabilities": told}
+
+
+def usual_skus() -> list[dict[str, Any]]:
+    """Three sizes, and one of another architecture."""
+    usual = {"HyperVGenerations": "V1,V2", "LowPriorityCapable": "True"}
+    d, e = "standardDADSv5Family", "standardEADSv5Family"
+    arm = {"CpuArchitectureType": "Arm64"}
+    return [
+        sku("Standard_D2ads_v5", d, vCPUs=2, MemoryGB=8, MaxResourceVolumeMB=76800, **usual),
+        sku("Standard_D4ads_v5", d, vCPUs=4, MemoryGB=16, MaxResourceVolumeMB=153600, **usual),
+        sku("Standard_E2ads_v5", e, vCPUs=2, MemoryGB=16, MaxResourceVolumeMB=76800, **usual),
+        sku("Standard_D2ps_v5", "standardDPSv5Family", vCPUs=2, MemoryGB=8, **usual, **arm),
+    ]
+
+
+class ArmServer(TlsServer):
+    """One subscription with one Batch account, for those whom `entra` gave a token."""
+
+    def __init__(self, directory: Path, entra: EntraServer) -> None:
+        super().__init__(directory)
+        self._entra = entra
+        self.skus = usual_skus()
+        self.zones = {"Standard_D2ads_v5": ["1", "2", "3"]}
+        self.restricted: set[str] = set()
+        """Sizes that are NotAvailableForSubscription."""
+        self.forbidden: set[str] = set()
+        """Providers (`Microsoft.Compute`) that may not be read."""
+        self.quotas: dict[str, Any] = {
+            "dedicatedCoreQuota": 100,
+            "lowPriorityCoreQuota": 50,
+            "dedicatedCoreQuotaPerVMFamily": [{"name": "standardDADSv5Family", "coreQuota": 20}],
+            "dedicatedCoreQuotaPerVMFamilyEnforced": True,
+            "poolQuota": 40,
+            "activeJobAndJobScheduleQuota": 60,
+        }
+        self.page = 3
+        self.violations: list[str] = []
+        self._schemas = _schemas()
+
+    def answer(self, request: Request) -> Any:
+        self._admit(request)
+        if not _VERSION.fullmatch(request.query.get("api-version", "")):
+            raise _refused(400, "MissingApiVersionParameter", "api-version is missing")
+        root = f"/subscriptions/{SUBSCRIPTION}"
+        path = request.path
+        for provider in self.forbidden:
+            if provider in path:
+                raise _refused(403, "AuthorizationFailed", f"{provider} may not be read")
+        account = f"{root}/resourceGroups/{GROUP}/providers/Microsoft.Batch/batchAccounts/{ACCOUNT}"
+        if path == account:
+            return self._checked("BatchAccount", self._account(account))
+        if path == f"{root}/providers/Microsoft.Batch/locations/{REGION}/virtualMachineSkus":
+            return self._checked("SupportedSkusResult", self._supported(request))
+        if path == f"{root}/providers/Microsoft.Compute/skus":
+            return self._resource_skus(request)
+        raise _refused(404, "ResourceNotFound", f"The Resource '{path}' was not found.")
+
+    def _admit(self, request: Request) -> None:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        try:
+            if scheme != "Bearer":
+                raise ValueError("no bearer token")
+            self._entra.verify(token, self.url)
+        except Exception as error:
+            raise _refused(401, "InvalidAuthenticationToken", str(error)) from error
+
+    def _account(self, path: str) -> dict[str, Any]:
+        properties = {
+            "accountEndpoint": f"{ACCOUNT}.{REGION}.batch.azure.com",
+            "provisioningState": "Succeeded",
+            "poolAllocationMode": "BatchService",
+        }
+        return {
+            "id": path,
+            "name": ACCOUNT,
+            "type": "Microsoft.Batch/batchAccounts",
+            "location": REGION,
+            "identity": {"type": "None"},
+            "properties": properties | self.quotas,
+        }
+
+    def _supported(self, request: Request) -> dict[str, Any]:
+        at = int(request.query.get("skip", 0))
+        found: dict[str, Any] = {"value": self.skus[at : at + self.page]}
+        if at + self.page < len(self.skus):
+            version = request.query["api-version"]
+            following = f"{self.url}{request.path}?api-version={version}&skip={at + self.page}"
+            found["nextLink"] = following
+        return found
+
+    def _resource_skus(self, request: Request) -> dict[str, Any]:
+        if request.query.get("$filter") != f"location eq '{REGION}'":
+            raise _refused(400, "InvalidFilter", request.query.get("$filter", "no $filter"))
+        value: list[dict[str, Any]] = [{"resourceType": "disks", "name": "Premium_LRS"}]
+        for each in self.skus:
+            closed = {
+                "type": "Location",
+                "values": [REGION],
+                "reasonCode": "NotAvailableForSubscription",
+            }
+            value.append(
+                {
+                    "resourceType": "virtualMachines",
+                    "name": each["name"],
+                    "family": each["familyName"],
+                    "locations": [REGION],
+                    "locationInfo": [
+                        {"location": REGION, "zones": self.zones.get(each["name"], [])}
+                    ],
+                    "capabilities": [{"name": "EncryptionAtHostSupported", "value": "True"}],
+                    "restrictions": [closed] if each["name"] in self.restricted else [],
+                }
+            )
+        return {"value": value}
+
+    def _checked(self, name: str, document: dict[str, Any]) -> dict[str, Any]:
+        schema = self._schemas.get(name)
+        if schema is not None:
+            errors = schema.iter_errors(json.loads(json.dumps(document)))
+            self.violations += [f"{name}: {error.message}" for error in errors]
+        return document
+
+
+class PricesServer(TlsServer):
+    """The Retail Prices API, for everybody. `path` is its own."""
+
+    path = "/api/retail/prices"
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.items: list[dict[str, Any]] = []
+        self.page = 2
+        self.refusals: list[Refusal] = []
+        """Given to the next requests, one each."""
+
+    def answer(self, request: Request) -> Any:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        if request.path != self.path or "authorization" in request.headers:
+            raise Refusal(404, {})
+        wanted = request.query.get("$filter", "")
+        terms = dict(re.findall(r"(\w+) eq '([^']*)'", wanted))
+        rest = re.sub(r"\w+ eq '[^']*'", "", wanted).replace(" and ", "").strip()
+        if rest or terms.get("serviceName") != "Virtual Machines":
+            raise Refusal(400, {"Error": {"Code": "BadRequest", "Message": wanted}})
+        if request.query.get("currencyCode") != "USD":
+            raise Refusal(400, {"Error": {"Code": "BadRequest", "Message": "currency"}})
+        found = [item for item in self.items if item["armRegionName"] == terms["armRegionName"]]
+        at = int(request.query.get("$skip", 0))
+        more = at + self.page < len(found)
+        query = f"currencyCode=USD&$filter={wanted}&$skip={at + self.page}".replace(" ", "%20")
+        return {
+            "BillingCurrency": "USD",
+            "Items": found[at : at + self.page],
+            "NextPageLink": f"{self.url}{self.path}?{query}" if more else None,
+            "Count": len(found[at : at + self.page]),
+        }
+
+    def sell(self, name: str, dedicated: float | None, spot: float | None = None) -> None:
+        """Prices of a size in REGION."""
+        usual = {
+            "currencyCode": "USD",
+            "armRegionName": REGION,
+            "productName": "Virtual Machines Series",
+            "serviceName": "Virtual Machines",
+            "unitOfMeasure": "1 Hour",
+            "type": "Consumption",
+            "armSkuName": name,
+        }
+        if dedicated is not None:
+            self.items.append(usual | {"skuName": name, "retailPrice": dedicated})
+        if spot is not None:
+            self.items.append(usual | {"skuName": f"{name} Spot", "retailPrice": spot})
+
+
+def _refused(status: int, code: str, message: str) -> Refusal:
+    return Refusal(status, {"error": {"code": code, "message": message}})
+
+
+def _schemas() -> Mapping[str, Any]:
+    """Validators of what Batch answers; none where the definition is not."""
+    batch = definition_file()
+    if batch is None:
+        return {}
+    file = batch.parents[1] / "batch-management" / "BatchManagement.json"
+    if not file.is_file():
+        return {}
+    definitions = json.loads(file.read_text())["definitions"]
+    closed = {name: _close(each, definitions) for name, each in definitions.items()}
+    return {
+        name: jsonschema_rs.Draft4Validator(
+            {"$ref": f"#/definitions/{name}", "definitions": closed}
+        )
+        for name in ("BatchAccount", "SupportedSkusResult")
+    }
+
+
+def _close(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """A schema in which objects allow nothing more than they and their bases name."""
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return {"$ref": f"#/definitions/{name}"} if name in definitions else {}
+    closed = {name: schema[name] for name in ("type", "enum", "required") if name in schema}
+    if (schema.get("x-ms-enum") or {}).get("modelAsString"):
+        closed.pop("enum", None)
+    for name in ("items", "additionalProperties"):
+        if name in schema:
+            closed[name] = _close(schema[name], definitions)
+    properties = dict(schema.get("properties", {}))
+    for base in schema.get("allOf", ()):
+        properties |= definitions.get(base["$ref"].rpartition("/")[2], {}).get("properties", {})
+    if properties:
+        closed["properties"] = {n: _close(each, definitions) for n, each in properties.items()}
+        closed.setdefault("additionalProperties", False)
+    return closed
