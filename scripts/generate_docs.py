@@ -53,7 +53,7 @@ def settings_page() -> str:
             " they are arrays. A setting that does not exist stops the server with the nearest"
             " one that does. `tesazure config` shows every value and where it comes from. What"
             " is **live** changes a [running server](configuration.md#while-the-server-runs)"
-            " when it changes in the file or the vault."
+            " when it changes in the file or the vault; on Azure Batch some of it does not."
         ),
         "| name | type | default | meaning |\n|---|---|---|---|\n",
     ]

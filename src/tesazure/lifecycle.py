@@ -260,7 +260,7 @@ def _follow(
     if ended is not None:
         what = f"the runner was told to stop, not by this server: {ended.reason}".rstrip(": ")
         return _lost(facts, attempt, handle, what, State.SYSTEM_ERROR, seen, policy)
-    if seen.phase is Phase.PENDING and _is_stale(attempt, limit, now, policy):
+    if seen.phase is Phase.PENDING and _is_stale(facts, attempt, now, policy):
         what = "it waited for a machine until its credentials were about to end"
         return _again(facts, handle, what, report, policy)
     if alive:
@@ -285,13 +285,13 @@ def _is_overdue(attempt: Attempt, report: Report, limit: float, now: float) -> b
     return now > began + limit
 
 
-def _is_stale(attempt: Attempt, limit: float, now: float, policy: Policy) -> bool:
+def _is_stale(facts: Facts, attempt: Attempt, now: float, policy: Policy) -> bool:
     """Whether an attempt that has not begun would begin with credentials that may end before it
     does. Another one has new ones: however often that happens the task does not end, though it
-    counts as an attempt."""
-    if not policy.credential_s:
+    counts as an attempt. What its log knows to have begun is never stale, whatever is seen."""
+    if not policy.credential_s or facts.state is not State.INITIALIZING or facts.seen_events:
         return False
-    needed = min(limit + TRANSFERS_S, policy.credential_s / 2)
+    needed = min(facts.max_runtime_s + TRANSFERS_S, policy.credential_s / 2)
     return now > attempt.started + policy.credential_s - needed
 
 

@@ -23,6 +23,8 @@ def billionths(text: str) -> int | None:
 
 
 def dollars(amount: int) -> str:
-    """Billionths of a US dollar as a decimal number of them, without needless zeros."""
-    whole, part = divmod(amount, 10**_DIGITS)
-    return f"{whole}.{part:0{_DIGITS}}".rstrip("0").rstrip(".")
+    """Billionths of a US dollar as a decimal number of them, without needless zeros. What
+    a month has spent is below 0 when an estimate of an earlier one was corrected in it."""
+    sign = "-" if amount < 0 else ""
+    whole, part = divmod(abs(amount), 10**_DIGITS)
+    return f"{sign}{whole}.{part:0{_DIGITS}}".rstrip("0").rstrip(".")

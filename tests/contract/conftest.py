@@ -16,10 +16,15 @@ from tests.services.batch_lab import BatchLab, batch_lab
 
 ONE_BY_ONE = pytest.mark.xdist_group("backend-docker")
 """Attempts of different tests have the same keys, which one engine takes for the same attempts."""
-ENGINES = ["sandbox", pytest.param("docker", marks=[pytest.mark.docker, ONE_BY_ONE])]
+IN_SANDBOXES = pytest.mark.xdist_group("attempt-keys")
+"""The same of sandboxes, which nodes of Azure Batch have in these tests, too."""
+ENGINES = [
+    pytest.param("sandbox", marks=IN_SANDBOXES),
+    pytest.param("docker", marks=[pytest.mark.docker, ONE_BY_ONE]),
+]
 
 
-@pytest.fixture(params=[*ENGINES, "batch"])
+@pytest.fixture(params=[*ENGINES, pytest.param("batch", marks=IN_SANDBOXES)])
 async def site(request: pytest.FixtureRequest, short_dir: Path) -> AsyncIterator[Site]:
     """Each backend, the local one with each engine."""
     site: Site

@@ -225,13 +225,14 @@ async def test_a_retry_waits_for_its_time(store: SqlStore) -> None:
     version = await advanced(store, task, State.INITIALIZING, released=True)
     later = time.time() + 1000
     await store.apply(Change(task_id=task.id, version=version, state=State.QUEUED, retry_at=later))
-    assert await store.next_retry() == later
+    assert await store.next_retry(later - 1) == later
+    assert await store.next_retry(later) is None  # it is due, and found in the queue
     assert await store.watched("server-1") == []
     assert await store.place("server-1", SCOPE, everything, 10, later - 1) == []
     [again] = await store.place("server-1", SCOPE, everything, 10, later + 1)
     assert [attempt.number for attempt in again.attempts] == [1, 2]
     assert [attempt.released for attempt in again.attempts] == [True, False]
-    assert await store.next_retry() is None
+    assert await store.next_retry(0.0) is None
 
 
 async def test_two_states_in_one_write(store: SqlStore) -> None:
@@ -299,7 +300,7 @@ async def test_a_task_that_waits_for_a_retry_is_canceled_at_once(store: SqlStore
     again = time.time() + 1000
     await store.apply(Change(task_id=task.id, version=version, state=State.QUEUED, retry_at=again))
     assert await store.request_cancel(task.id, ALL) is True
-    assert await store.next_retry() is None
+    assert await store.next_retry(0.0) is None
     [event] = (await store.events_after(0, 100, ALL, [task.id]))[-1:]
     assert event.state is State.CANCELED
 

@@ -42,6 +42,7 @@ def config(**changes: object) -> SchedulerConfig:
         "kept": Kept(work_s=0, records_s=0),
         "backfill_s": 30.0,
         "lease_s": 3.0,
+        "unseen_s": 0.2,
     }
     return SchedulerConfig(**(fields | changes))  # type: ignore[arg-type]
 

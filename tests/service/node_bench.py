@@ -30,6 +30,7 @@ from tesazure.runner.node import NodeAttempt
 from tests.conftest import shared
 from tests.services import base
 from tests.services.azurite import Azurite
+from tests.services.entra_server import CLIENT, SECRET, TENANT, EntraServer
 
 DEFAULTS = Defaults(cpu_cores=1, ram_gb=1, disk_gb=1, max_runtime_s=0)
 DEADLINE_S = 60.0
@@ -172,17 +173,22 @@ async def node_bench(path: Path) -> AsyncIterator[NodeBench]:
     await files.stop()
 
 
-def identity_of(issuer: Any) -> Identity:
+def identity_of(issuer: EntraServer) -> Identity:
     """Of the stand-in's service principal."""
-    from tests.services.token_issuer import CLIENT, SECRET, TENANT
-
     return Identity(
         tenant=TENANT,
         client_id=CLIENT,
         secret=SECRET,
-        authority=issuer.url,
+        authority=issuer.authority,
         ca_bundle="",
     )
+
+
+def bundle_of(directory: Path, ca: Path, issuer: EntraServer) -> Path:
+    """A file of the authorities of both."""
+    bundle = directory / "bundle.pem"
+    bundle.write_text(ca.read_text() + Path(issuer.ca_bundle).read_text())
+    return bundle
 
 
 def endpoints_of(azurite: Azurite) -> Endpoints:

@@ -328,6 +328,25 @@ async def test_calls_that_were_given_up_are_forgotten() -> None:
     assert left() is None
 
 
+async def test_calls_that_wait_for_a_thread_have_all_their_time_yet() -> None:
+    """Many tasks at once ask for signatures, each quickly answered."""
+    threads = DaemonThreads("test", 1, 0.5)
+    took = Event()
+    began = time.monotonic()
+    calls = [threads.run(lambda: took.wait(0.2)) for _ in range(5)]
+    assert await asyncio.gather(*calls) == [False] * 5
+    assert time.monotonic() - began > 0.9
+    with pytest.raises(TimeoutError):
+        await threads.run(lambda: took.wait(30))
+    # Nobody gets any further behind that one.
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        await threads.run(int)
+    assert time.monotonic() - began < 5
+    took.set()
+    assert await threads.run(int) == 0
+
+
 async def test_daemon_threads_give_results_and_errors() -> None:
     threads = DaemonThreads("test", 2, 5)
     assert await asyncio.gather(*(threads.run(lambda n=n: n * n) for n in range(20))) == [

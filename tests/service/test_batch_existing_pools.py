@@ -20,6 +20,9 @@ from tests.services import base
 from tests.services.azurite import Azurite
 from tests.services.batch_lab import QUICK, SHARE, batch_lab, share_url
 
+# Other tests' attempts have the same keys, by which sandboxes are ended.
+pytestmark = pytest.mark.xdist_group("attempt-keys")
+
 POOL = "theirs"
 
 

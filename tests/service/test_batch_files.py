@@ -10,7 +10,6 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
-from tests.services.token_issuer import token_issuer
 
 from tesazure.access import Access, RegistryLogin
 from tesazure.backends.azure_batch.config import BatchConfig
@@ -19,9 +18,10 @@ from tesazure.backends.azure_batch.names import attempt_blob, report_blob, strea
 from tesazure.errors import BackendUnavailable, ConfigurationError, NotFound
 from tesazure.runner.node import NodeAttempt
 from tests.conftest import shared
-from tests.service.node_bench import config_of, identity_of, plan_of
+from tests.service.node_bench import bundle_of, config_of, identity_of, plan_of
 from tests.services import base
 from tests.services.azurite import Azurite, AzuriteTls
+from tests.services.entra_server import EntraServer
 
 VERSION = {"x-ms-version": "2021-12-02"}
 APPEND = {"x-ms-blob-type": "AppendBlob"}
@@ -350,9 +350,8 @@ async def test_storage_that_is_away_changes_nothing(azurite: Azurite) -> None:
 
 async def test_an_identity_needs_no_key(tmp_path: Path) -> None:
     azurite = shared(AzuriteTls)
-    with token_issuer(tmp_path / "issuer") as issuer:
-        bundle = tmp_path / "bundle.pem"
-        bundle.write_text(azurite.ca.read_text() + issuer.ca.read_text())
+    with EntraServer(tmp_path / "issuer") as issuer:
+        bundle = bundle_of(tmp_path, azurite.ca, issuer)
         identity = msgspec.structs.replace(identity_of(issuer), ca_bundle=str(bundle))
         config = config_of(azurite, storage_key="", identity=identity, ca_bundle=str(bundle))
         config = msgspec.structs.replace(config, container=f"c-{config.installation}")

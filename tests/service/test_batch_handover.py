@@ -22,6 +22,9 @@ from tests.services.azurite import Azurite
 from tests.services.batch_fleet import cores
 from tests.services.batch_lab import batch_lab
 
+# Other tests' attempts have the same keys, by which sandboxes are ended.
+pytestmark = pytest.mark.xdist_group("attempt-keys")
+
 
 @pytest.fixture
 async def site(short_dir: Path) -> AsyncIterator[BatchSite]:

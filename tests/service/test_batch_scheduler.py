@@ -12,13 +12,14 @@ import msgspec
 import pytest
 from azure.batch.models import BatchTaskCreateOptions
 
+from tesazure.backends.azure_batch.backend import LOOK_PATIENCE_S
 from tesazure.backends.azure_batch.listing import OVERLAP
 from tesazure.lifecycle import Policy
 from tesazure.model import Executor, FileType, Input, Output, Resources, State, Task
 from tesazure.scheduler.retention import Kept, Retention
 from tesazure.secrecy import hide
 from tesazure.store.records import TaskRecord
-from tests.service.assembly import DEADLINE_S, MARKS, logs, processes
+from tests.service.assembly import DEADLINE_S, MARKS, config, logs, processes
 from tests.service.batch_assembly import BatchAssembly, running_on_batch, said
 from tests.services.batch_lab import QUICK
 
@@ -260,6 +261,51 @@ async def test_a_restarted_server_finds_what_runs(one: BatchAssembly) -> None:
     [log] = logs(record)
     assert log.logs[0].stdout == "out\n"
     assert one.mark("n") == "x\n"
+
+
+async def test_what_runs_is_left_alone_until_it_has_been_looked_at(
+    one: BatchAssembly, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However long the first look takes, and however old its credentials are: nothing is known."""
+    script = f"echo x >> {MARKS}/n; until [ -e {MARKS}/go ]; do sleep 0.05; done"
+    task_id = await one.submit(script)
+    await one.marked("n")
+    await one.until(task_id, State.RUNNING)
+    await one.stop()
+    slow_s = LOOK_PATIENCE_S + 2
+    trouble = one.lab.batch.trouble("Task_List", slow_s=slow_s)
+    began = time.monotonic()
+    await one.start(config(policy=Policy(max_retries=0, credential_s=0.1), unseen_s=20.0))
+    handle = (await one.record(task_id)).attempts[-1].handle
+    assert handle is not None
+    key = handle["task"]
+    assert await one.backend.observe({key: handle}) == {}
+    while not await one.backend.observe({key: handle}):
+        assert time.monotonic() < began + DEADLINE_S
+        await one.backend.changed(0.1)
+    assert trouble.times == 0
+    assert time.monotonic() > began + slow_s - 0.5
+    (one.marks / "go").touch()
+    record = await one.released(task_id)
+    assert record.state is State.COMPLETE, said(record)
+    assert one.mark("n") == "x\n"
+    assert len(record.attempts) == 1
+    assert "cannot be told" not in said(record) + caplog.text
+
+
+async def test_a_look_for_unused_pools_holds_up_no_task(one: BatchAssembly) -> None:
+    await one.stop()
+    one.pace = msgspec.structs.replace(QUICK, tidy_s=0.05)
+    slow = one.lab.batch.trouble("Pool_List", slow_s=20, times=1)
+    await one.start()
+    deadline = time.monotonic() + DEADLINE_S
+    while slow.times:
+        assert time.monotonic() < deadline
+        await one.backend.changed(0.05)
+    began = time.monotonic()
+    record = await one.released(await one.submit("true"))
+    assert record.state is State.COMPLETE, said(record)
+    assert time.monotonic() - began < 15
 
 
 async def test_what_ended_while_no_server_ran_is_known(one: BatchAssembly) -> None:

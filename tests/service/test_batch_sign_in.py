@@ -20,6 +20,9 @@ from tests.services.azurite import Azurite
 from tests.services.batch_lab import QUICK, BatchLab, batch_lab
 from tests.services.entra_server import CLIENT, SECRET, TENANT, EntraServer
 
+# Other tests' attempts have the same keys, by which sandboxes are ended.
+pytestmark = pytest.mark.xdist_group("attempt-keys")
+
 
 @pytest.fixture
 def lab(short_dir: Path) -> Iterator[BatchLab]:

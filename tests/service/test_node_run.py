@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
-from tests.services.token_issuer import token_issuer
 
 from tesazure.access import Access, RegistryLogin
 from tesazure.backends.azure_batch.config import BatchConfig
@@ -24,6 +23,7 @@ from tesazure.runner.node import ExitCode
 from tests.conftest import shared
 from tests.service.node_bench import (
     NodeBench,
+    bundle_of,
     config_of,
     endpoints_of,
     identity_of,
@@ -35,6 +35,7 @@ from tests.service.node_bench import (
 from tests.services.azurite import Azurite, AzuriteTls
 from tests.services.base import is_alive
 from tests.services.cutting_proxy import CuttingProxy
+from tests.services.entra_server import EntraServer
 
 
 @pytest.fixture
@@ -405,9 +406,8 @@ async def test_a_report_that_cannot_be_delivered_is_told_by_the_exit_code(
 
 async def test_an_identity_signs_for_nodes_that_know_nobody(tmp_path: Path) -> None:
     azurite = shared(AzuriteTls)
-    with token_issuer(tmp_path / "issuer") as issuer:
-        bundle = tmp_path / "bundle.pem"
-        bundle.write_text(azurite.ca.read_text() + issuer.ca.read_text())
+    with EntraServer(tmp_path / "issuer") as issuer:
+        bundle = bundle_of(tmp_path, azurite.ca, issuer)
         identity = msgspec.structs.replace(identity_of(issuer), ca_bundle=str(bundle))
         files = AttemptFiles(
             config_of(azurite, storage_key="", identity=identity, ca_bundle=str(bundle))

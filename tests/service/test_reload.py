@@ -214,20 +214,6 @@ def test_a_vault_that_refuses_ends_the_start(site: Site, tmp_path: Path) -> None
     assert SECRET not in done.stderr
 
 
-def test_a_batch_account_stops_the_start_of_this_version(tmp_path: Path) -> None:
-    batch = {"batch_account_name": "acct", "batch_account_url": "https://acct.x.batch.azure.com"}
-    done = subprocess.run(
-        command(tmp_path / "data"),
-        env=environment(**batch),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "COMPUTE_BACKEND: there is no backend for Azure Batch here yet" in done.stderr
-
-
 def test_a_terminal_that_goes_away_ends_the_server(tmp_path: Path) -> None:
     """The kernel sends the same signal then; nobody would stop such a server otherwise."""
     ours, theirs = pty.openpty()

@@ -41,6 +41,19 @@ def test_what_has_time_comes_when_it_is_due() -> None:
     assert agenda.take(30) == {"b"}
 
 
+def test_what_is_put_off_again_and_again_is_looked_at_once() -> None:
+    agenda = after_a_round()
+    for _ in range(3):
+        agenda.look_later("a", 10)
+    agenda.look_later("a", 11)
+    assert agenda.take(10) == {"a"}
+    assert agenda.due(10) == 11
+    assert agenda.take(11) == {"a"}
+    assert agenda.due(11) == math.inf
+    agenda.look_later("a", 10)
+    assert agenda.due(0) == 10
+
+
 def test_a_round_takes_all_others_along() -> None:
     agenda = after_a_round()
     agenda.look_at("a")

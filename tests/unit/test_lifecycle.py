@@ -137,6 +137,10 @@ def test_an_attempt_that_waits_is_placed_anew_before_its_credentials_end(
     decided = decide(waiting, seen(Phase.PENDING, nothing, "for a node"), NOW, policy)
     assert decided == (expected if is_placed_anew else [])
     assert decide(waiting, seen(Phase.RUNNING, nothing, "for a node"), NOW, policy) == []
+    # What its log knows to have begun is not given up for what may be seen late.
+    for state, events in ((State.INITIALIZING, 1), (State.RUNNING, 0), (State.RUNNING, 5)):
+        begun = msgspec.structs.replace(waiting, state=state, seen_events=events)
+        assert decide(begun, seen(Phase.PENDING, nothing, "for a node"), NOW, policy) == []
 
 
 def test_running_begins_with_the_first_executor() -> None:

@@ -36,6 +36,25 @@ def made(**given: Any) -> Settings:
             ("storage_account_key",),
             (),
         ),
+        # The Azure Batch backend has made its clients and pools with these.
+        (
+            {"compute_backend": "batch", "private_docker_registry_url": "r.example"},
+            {
+                "compute_backend": "batch",
+                "private_docker_registry_url": "r2.example",
+                "storage_account_key": OTHER_KEY,
+                "azure_secret": "s",
+                "credential_hours": 3,
+                "log_level": "debug",
+            },
+            ("log_level",),
+            (
+                "private_docker_registry_url",
+                "storage_account_key",
+                "azure_secret",
+                "credential_hours",
+            ),
+        ),
         # A key without its account would sign for the wrong one.
         (
             {"storage_account_name": "a", "storage_account_key": KEY},

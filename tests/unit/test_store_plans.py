@@ -70,7 +70,7 @@ def test_what_lives_is_found_among_all_that_ever_lived(link: Link) -> None:
     assert "ix_attempts_live" in str(_steps(link, placing._RESERVED))
     assert "ix_attempts_live" in str(_steps(link, placing._TAKE_FROM_NOBODY))
     assert "ix_attempts_kept" in str(_steps(link, retention._DISCARDABLE))
-    assert "ix_tasks_server" in str(_steps(link, reading._WATCHED))
+    assert "ix_tasks_server" in str(_steps(link, reading._WATCHED_ALL))
     assert "ix_tasks_retry" in str(_steps(link, reading._NEXT_RETRY))
 
 

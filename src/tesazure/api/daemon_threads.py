@@ -7,11 +7,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """A call's place in the queue."""
+
+    calls: list[tuple[asyncio.Future[Any], Callable[[], Any]]]
+    """The call, with what is told of it; empty once a thread has it, or its caller has gone."""
+    taken: float = 0.0
+    """When a thread took it, on the monotonic clock; 0: none has."""
 
 
 class DaemonThreads:
@@ -22,33 +34,41 @@ class DaemonThreads:
         self._most = most
         self._patience_s = patience_s
         self._started = 0
-        self._waiting: SimpleQueue[list[tuple[asyncio.Future[Any], Callable[[], Any]]]] = (
-            SimpleQueue()
-        )
-        """Of each call the future and the function; empty once its caller has gone."""
+        self._waiting: SimpleQueue[_Place] = SimpleQueue()
+        self._taken = 0.0
+        """When a thread last took a call, on the monotonic clock."""
 
     async def run(self, call: Callable[[], T]) -> T:
         """What `call` returns or raises, in one of the threads. Raises TimeoutError when that takes
-        longer than the patience; the call itself may then still come to its end."""
+        longer than the patience, or no thread has taken any call for so long; a call that was taken
+        may then still come to its end."""
         if self._started < self._most:
             self._started += 1
             threading.Thread(target=self._work, name=self._name, daemon=True).start()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        place: list[tuple[asyncio.Future[Any], Callable[[], Any]]] = [(future, call)]
+        place, came = _Place([(future, call)]), time.monotonic()
         self._waiting.put(place)
         try:
-            async with asyncio.timeout(self._patience_s):
-                return await future
+            while not future.done():
+                # To wait for others' calls to end uses up nothing of a call's own time.
+                since = place.taken or max(came, self._taken)
+                left = since + self._patience_s - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                await asyncio.wait([future], timeout=left)
+            return future.result()
         finally:
-            place.clear()  # what is left in the queue holds on to nothing
+            future.cancel()
+            place.calls.clear()  # what is left in the queue holds on to nothing
 
     def _work(self) -> None:
         while True:
             place = self._waiting.get()
             try:
-                future, call = place.pop()
+                future, call = place.calls.pop()
             except IndexError:
                 continue  # its caller went away while all threads were held up
+            place.taken = self._taken = time.monotonic()
             result, failure = None, None
             try:
                 result = call()

@@ -112,7 +112,7 @@ class Metrics:
         return [states, GaugeMetricFamily("tesazure_queue_age_seconds", text, value=age)]
 
     def _cost(self, cost: float) -> Metric:
-        text = "What all attempts are estimated to cost, in US dollars, also of deleted tasks."
+        text = "What attempts said that they cost, in US dollars, also of deleted tasks."
         return CounterMetricFamily("tesazure_estimated_cost_usd", text, value=cost)
 
     def _scheduler(self) -> list[Metric]:

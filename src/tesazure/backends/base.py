@@ -105,9 +105,10 @@ class Backend(Protocol):
         ...
 
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
-        """How the attempts (by key) stand. One that cannot be looked at now is left out, and the
-        log says why: it must not hide the others. The returned Reports are the callers' to read,
-        not to change; a later call may return the same objects."""
+        """How the attempts (by key) stand. One that was not looked at yet, or cannot be, is
+        left out, and of the latter the log says why: it must not hide the others. The returned
+        Reports are the callers' to read, not to change; a later call may return the same
+        objects."""
         ...
 
     async def changed(self, timeout_s: float) -> bool:

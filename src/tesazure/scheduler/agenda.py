@@ -11,9 +11,10 @@ import heapq
 import math
 
 ROUNDS_SHARE = 0.1
-"""Part of the time that rounds may take."""
+"""Part of the time that rounds may take, unless the rest between them is the longest: those of more
+than 0.22 s have a larger part."""
 LONGEST_REST_S = 2.0
-"""Between two rounds that are wanted."""
+"""Seconds from the end of a round to the next that is wanted, at most, however long it took."""
 
 
 class Agenda:
@@ -22,6 +23,9 @@ class Agenda:
     def __init__(self) -> None:
         self._soon: set[str] = set()
         self._later: list[tuple[float, str]] = []
+        """A heap, without duplicates."""
+        self._timed: set[tuple[float, str]] = set()
+        """What is in it."""
         self._round_wanted = True
         self._round_due = 0.0
 
@@ -31,7 +35,10 @@ class Agenda:
 
     def look_later(self, task_id: str, when: float) -> None:
         """Look at it then, too."""
-        heapq.heappush(self._later, (when, task_id))
+        entry = (when, task_id)
+        if entry not in self._timed:
+            self._timed.add(entry)
+            heapq.heappush(self._later, entry)
 
     def look_at_all(self) -> None:
         """Look at all tasks as soon as it is time for a round."""
@@ -47,7 +54,9 @@ class Agenda:
     def take(self, now: float) -> set[str] | None:
         """What is to be looked at now, which is then no longer on the agenda; None: all tasks."""
         while self._later and self._later[0][0] <= now:
-            self._soon.add(heapq.heappop(self._later)[1])
+            entry = heapq.heappop(self._later)
+            self._timed.remove(entry)
+            self._soon.add(entry[1])
         taken, self._soon = self._soon, set()
         if self._round_wanted and now >= self._round_due:
             self._round_wanted = False

@@ -20,6 +20,9 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Tasks wait of which one is spent."""
     backfill_s: float = 30.0
     lease_s: float = 30.0
+    unseen_s: float = 20.0
+    """How long an attempt may be left out of what the backend tells before its task is held up: the
+    first look at many may take long."""
     grant_tries: int = 8
     """How often an attempt's access to its files is asked for, in a minute all in all; an attempt
     that waits for it keeps others from its room."""

@@ -125,6 +125,8 @@ class Scheduler:
         self._cancel_asked: dict[str, float] = {}
         self._told: dict[str, set[str]] = {}
         """Task id -> what its live attempt waits for or has, as far as its log is known to say."""
+        self._unseen: dict[str, float] = {}
+        """Task id -> since when the backend has left its attempt out, on the monotonic clock."""
         self._written: dict[str, float] = {}
         """Task id -> when it was last written, on the monotonic clock."""
         self._heartbeat_due = 0.0
@@ -285,7 +287,7 @@ class Scheduler:
         self._told_of_news = False
         if await self._roster.hear():
             self._placer.new = True
-            await self._placer.find_retry()
+            await self._placer.find_retry(time.time())
 
     async def _place(self) -> None:
         rejected = self._placer.rejected
@@ -330,8 +332,11 @@ class Scheduler:
         for task in ready:
             key = task.attempt.key if task.attempt else ""
             if key in handles and key not in seen and failure is None:
-                self._busy[task.id] = asyncio.create_task(self._hold_up(task, _UNSEEN))
+                if now >= self._unseen.setdefault(task.id, now) + self._config.unseen_s:
+                    self._busy[task.id] = asyncio.create_task(self._hold_up(task, _UNSEEN))
                 continue
+            if key in seen:
+                self._unseen.pop(task.id, None)
             actions = decide(self._facts(task), seen.get(key), wall, self._config.policy)
             if self._can_wait(task, actions, now):
                 continue
@@ -418,7 +423,9 @@ class Scheduler:
         self._cancel_asked.pop(task_id, None)
         self._told.pop(task_id, None)
         self._troubled.pop(task_id, None)
+        self._unseen.pop(task_id, None)
         self._written.pop(task_id, None)
+        self._performer.forget(task_id)
 
     async def _hold_up(self, task: Watched, reason: str) -> None:
         """Nothing can be done about a task for now."""

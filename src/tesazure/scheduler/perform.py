@@ -18,7 +18,7 @@ import msgspec
 from tesazure import report as reports
 from tesazure.backends.base import Backend
 from tesazure.callers import EVERYTHING
-from tesazure.errors import Unplaceable
+from tesazure.errors import StaleVersion, Unplaceable
 from tesazure.lifecycle import (
     MOST_TOLD,
     Action,
@@ -82,6 +82,10 @@ class Performer:
             attempt=record.attempts[-1],
         )
 
+    def forget(self, task_id: str) -> None:
+        """Nothing more is done about a task, which may never have been submitted."""
+        self._placed.pop(task_id, None)
+
     async def perform(self, task: Watched, actions: Sequence[Action]) -> Watched:
         """Do the actions in order; returns the task as committed by the last of them.
 
@@ -129,22 +133,21 @@ class Performer:
         """Start the attempt; a task that can never run here ends with the reason."""
         try:
             plan = await self._plan(task)
-            if plan is None:
-                return task
             self._backend.admit(plan)
             access = await self._granting.access(plan)
             handle = await self._backend.submit(plan, key, access)
         except Unplaceable as error:
+            # Not released: a submit that was cut short before may have left something.
             ended = _ended_log(task.attempt, None, [str(error)])
-            return await self._commit(task, state=State.SYSTEM_ERROR, log=ended, released=True)
+            return await self._commit(task, state=State.SYSTEM_ERROR, log=ended)
         state = State.INITIALIZING if task.state is State.QUEUED else None
         return await self._commit(task, state=state, handle=handle)
 
-    async def _plan(self, task: Watched) -> Plan | None:
-        """The Plan of a stored task; None if its record is gone. Raises Unplaceable."""
+    async def _plan(self, task: Watched) -> Plan:
+        """The Plan of a stored task. Raises Unplaceable; StaleVersion if its record is gone."""
         record = self._placed.pop(task.id, None) or await self._store.get(task.id, EVERYTHING)
         if record is None:
-            return None
+            raise StaleVersion(f"task {task.id} is no longer there")
         try:
             document = _task_decoder.decode(record.document)
             submitter = recognise(document)

@@ -46,7 +46,8 @@ class Placer:
         self.new = True
         """Something may have been submitted or released since the last try."""
         self.retry_at: float | None = None
-        """When the first waiting retry may be placed, in seconds since the epoch."""
+        """When the first waiting retry may be placed, in seconds since the epoch. One that may be
+        and was not is tried with the rest of the queue."""
         self.rejected = 0
         self._tried = 0.0
         """When placement was last tried, on the monotonic clock."""
@@ -78,19 +79,19 @@ class Placer:
         self._fruitless = False
 
     def look_again(self) -> None:
-        """Try again what has waited for a while: nobody tells what other servers release, nor when
-        there is a new budget."""
-        waits = bool(self._queue or self._budgets.all)
-        self.new = self.new or (waits and time.monotonic() > self._tried + RECHECK_S)
+        """Try again what has waited for a while, or may have: nobody tells what other servers
+        release, nor when there is a new budget, whose tasks the last try did not see."""
+        self.new = self.new or time.monotonic() > self._tried + RECHECK_S
 
     def retry_after(self, delay_s: float) -> None:
         """A task was queued again, to wait that long."""
         retry_at = time.time() + delay_s
         self.retry_at = min(self.retry_at or retry_at, retry_at)
 
-    async def find_retry(self) -> None:
-        """Ask the store when the next retry is due."""
-        self.retry_at = await self._store.next_retry()
+    async def find_retry(self, now: float) -> None:
+        """Ask the store which retry is the first to become due after `now`, in seconds since the
+        epoch."""
+        self.retry_at = await self._store.next_retry(now)
 
     def waiting_for(self, task_id: str) -> str | None:
         """Why a task waits, in words, as far as the last try tells."""
@@ -129,7 +130,7 @@ class Placer:
             raise
         self._fruitless = not records
         if self.retry_at is not None and self.retry_at <= now:
-            await self.find_retry()
+            await self.find_retry(now)
         if not tried:
             self._queue = ()
             return records, False

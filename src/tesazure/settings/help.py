@@ -7,7 +7,8 @@ import msgspec
 
 class Help(msgspec.Struct, frozen=True):
     """What a setting means, in a sentence. A secret's value is never shown. A `live` one that
-    changes in the file or the Key Vault changes the running server."""
+    changes in the file or the Key Vault changes the running server, unless `settings.reloading`
+    says otherwise."""
 
     text: str
     secret: bool = False

@@ -5,6 +5,7 @@
 | a `live` setting | it is in effect at once |
 | another one | a line in the log says that it takes effect at the next start |
 | a `live` setting that goes with such another one, as a key with its account | likewise |
+| one that the Azure Batch backend was started with, where that runs tasks | likewise |
 | one that protects tasks, to less protection | likewise: only a start takes protection away |
 | anything, to what cannot work | nothing changes, and the log says why |
 
@@ -39,6 +40,22 @@ _GO_WITH = {
 }
 """A live setting that means something only together with others, which are not live."""
 
+_OF_BATCH = frozenset(
+    {
+        "storage_account_key",
+        "azure_client_id",
+        "azure_secret",
+        "azure_tenant",
+        "azure_identity",
+        "private_docker_registry_url",
+        "private_docker_registry_username",
+        "private_docker_registry_password",
+        "credential_hours",
+    }
+)
+"""Live settings that are not with `COMPUTE_BACKEND=batch`: the backend's clients and its pools are
+made with them once."""
+
 _RESTRICTED = {"none": 0, "per-tenant": 1, "per-user": 2}
 
 _log = logging.getLogger(__name__)
@@ -66,14 +83,16 @@ class Change(msgspec.Struct, frozen=True):
 def change(old: Settings, new: Settings) -> Change:
     """What can be in effect at once of `new`. Pure."""
     differing = [name for name in FIELDS if getattr(old, name) != getattr(new, name)]
-    now = [name for name in differing if _is_live(name, differing)]
+    now = [name for name in differing if _is_live(name, differing, old)]
     kept = _protecting(old, msgspec.structs.replace(old, **{n: getattr(new, n) for n in now}))
     now = [name for name in now if name not in kept]
     settings = msgspec.structs.replace(old, **{name: getattr(new, name) for name in now})
     return Change(settings, tuple(now), tuple(name for name in differing if name not in now))
 
 
-def _is_live(name: str, differing: list[str]) -> bool:
+def _is_live(name: str, differing: list[str], old: Settings) -> bool:
+    if old.compute_backend == "batch" and name in _OF_BATCH:
+        return False
     return help_of(name).live and not any(other in differing for other in _GO_WITH.get(name, ()))
 
 

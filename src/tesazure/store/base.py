@@ -173,8 +173,9 @@ class Store(Protocol):
         are deleted in the commit that ends it."""
         ...
 
-    async def next_retry(self) -> float | None:
-        """When the first waiting retry may be placed, in seconds since the epoch."""
+    async def next_retry(self, now: float) -> float | None:
+        """When the first retry of those that may not be placed yet may be, in seconds since the
+        epoch, as `now` is."""
         ...
 
     async def watched(self, server: str, task_ids: Sequence[str] | None = None) -> list[Watched]:

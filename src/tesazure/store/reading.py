@@ -121,7 +121,9 @@ _OLDEST_QUEUED = Prepared(
     .order_by(tasks.c.seq)
     .limit(1)
 )
-_NEXT_RETRY = Prepared(select(func.min(tasks.c.retry_at)).where(tasks.c.retry_at.is_not(None)))
+_NEXT_RETRY = Prepared(
+    select(func.min(tasks.c.retry_at)).where(tasks.c.retry_at > bindparam("now"))
+)
 
 _decode_handle = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_notes = msgspec.json.Decoder(list[str]).decode
@@ -255,9 +257,9 @@ def oldest_queued(link: Link) -> float | None:
     return row[0] if row else None
 
 
-def next_retry(link: Link) -> float | None:
-    """When the first waiting retry may be placed."""
-    row = link.row(_NEXT_RETRY)
+def next_retry(link: Link, now: float) -> float | None:
+    """See Store.next_retry."""
+    row = link.row(_NEXT_RETRY, now=now)
     return row[0] if row else None
 
 

@@ -215,8 +215,8 @@ class SqlStore:
     async def sealed(self, task_id: str) -> bytes | None:
         return await self._read(lambda link: reading.sealed_of(link, task_id))
 
-    async def next_retry(self) -> float | None:
-        return await self._read(reading.next_retry)
+    async def next_retry(self, now: float) -> float | None:
+        return await self._read(lambda link: reading.next_retry(link, now))
 
     async def watched(self, server: str, task_ids: Sequence[str] | None = None) -> list[Watched]:
         return await self._read_long(lambda link: reading.watched(link, server, task_ids))

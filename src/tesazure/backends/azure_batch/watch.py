@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -37,7 +37,6 @@ STRIPPED = 64
 not to be held up by it."""
 LONG = 256 * 1024
 """Bytes of a report from which on it is first read beside the event loop."""
-_UNSEEN = Report()
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +125,7 @@ class Watch:
         self._trouble = ""
         """What keeps passes from seeing all that they should; empty: nothing."""
         self._loop: asyncio.Task[None] | None = None
+        self._tidying: asyncio.Task[None] | None = None
         self._pause = pace.soon_s
         """Between this pass and the next one, in seconds."""
         self._pass_due = self._tasks_due = self._tidy_due = 0.0
@@ -140,10 +140,12 @@ class Watch:
     async def stop(self) -> None:
         """End. May be called twice."""
         loop, self._loop = self._loop, None
-        if loop is not None:
-            loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await loop
+        tidying, self._tidying = self._tidying, None
+        for task in (loop, tidying):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
     # -- from outside ---------------------------------------------------------------------------
 
@@ -171,26 +173,27 @@ class Watch:
     async def observe(
         self, attempts: Mapping[str, str], patience_s: float
     ) -> dict[str, Observation]:
-        """How attempts (key -> job) stand. Those that are new here are looked at first, for so many
-        seconds. Raises BackendUnavailable when there was an answer to nothing."""
-        now, unseen = time.monotonic(), False
+        """How attempts (key -> job) stand; without those that have not been looked at yet, of which
+        nothing is known. For those that are new here, a look is waited for, for so many seconds.
+        Raises BackendUnavailable when looks fail and nothing is known of any."""
+        now, came = time.monotonic(), False
         for key, job in attempts.items():
             known = self._known.get(key)
             if known is None:
                 known = self._known[key] = Known(job)
                 self._hurry(0)
+                came = True
             known.asked = now
-            unseen = unseen or not known.looked_at
-        if unseen and not self._trouble:
+        if came and not self._trouble:
             await self._wait_for_look(attempts, patience_s)
         waits = {job: self._pools.reason(job) for job in set(attempts.values())}
         seen = {}
         for key in attempts:
             known = self._known.get(key)
-            if known is not None and (known.looked_at or not self._trouble):
+            if known is not None and known.looked_at:
                 seen[key] = self._observation(known, waits[known.job])
-        if not seen and attempts:
-            raise BackendUnavailable(self._trouble or "the attempts were released meanwhile")
+        if self._trouble and attempts and not seen:
+            raise BackendUnavailable(self._trouble)
         return seen
 
     async def ask(self, job: str, key: str) -> Row | None:
@@ -208,8 +211,6 @@ class Watch:
 
     def _observation(self, known: Known, waits: str) -> Observation:
         report, row = known.report, known.row
-        if not known.looked_at:  # nothing says so far that it has begun
-            return Observation(Phase.PENDING, _UNSEEN)
         if report.ended is not None:
             return Observation(Phase.EXITED, report)
         if known.over:
@@ -253,7 +254,7 @@ class Watch:
     async def _run(self) -> None:
         while True:
             self._pass_due = time.monotonic() + self._pace.late_s
-            await self._tidy()
+            self._tidy_if_due()
             if await self._pass():
                 self._pause = self._pace.soon_s
             else:
@@ -297,10 +298,15 @@ class Watch:
             self._changed.set()
         return look.news
 
-    async def _tidy(self) -> None:
-        if time.monotonic() < self._tidy_due:
+    def _tidy_if_due(self) -> None:
+        """Beside the passes, which are not to wait for it; one at a time."""
+        under_way = self._tidying is not None and not self._tidying.done()
+        if under_way or time.monotonic() < self._tidy_due:
             return
         self._tidy_due = time.monotonic() + self._pace.tidy_s
+        self._tidying = asyncio.create_task(self._tidy(), name="azure-batch-tidy")
+
+    async def _tidy(self) -> None:
         try:
             await self._pools.tidy({known.job for known in self._known.values()})
         except BackendError as error:
@@ -322,16 +328,9 @@ class Watch:
             async with asyncio.TaskGroup() as group:
                 for job, attempts in by_job.items():
                     group.create_task(self._look_at_job(job, attempts, look))
-        unread = await self._read_reports(live, look)
-        await self._strip(live, look)
-        for key, known in live.items():
-            if key in look.unseen or key in unread:
-                continue
-            if known.row is not None and known.row.completed and not known.settled:
-                look.news = known.settled = True
-            known.missing = known.missing or key in look.absent
-            known.looked_at = True
         look.news = look.news or bool(fresh)
+        await self._read_reports(live, look)
+        await self._strip(live, look)
         await self._look_at_pools(live, look)
 
     async def _look_at_job(self, job: str, attempts: Mapping[str, Known], look: _Look) -> None:
@@ -360,9 +359,9 @@ class Watch:
             and known.since < began
             and (whole or not known.looked_at or known.is_doubtful)
         ]
-        for some in _batches(unlisted, READERS):
+        for first in range(0, len(unlisted), READERS):
             async with asyncio.TaskGroup() as group:
-                for key in some:
+                for key in unlisted[first : first + READERS]:
                     group.create_task(self._ask(job, key, attempts[key], look))
 
     async def _ask(self, job: str, key: str, known: Known, look: _Look) -> None:
@@ -378,14 +377,16 @@ class Watch:
         else:
             look.news |= known.take(row)
 
-    async def _read_reports(self, live: Mapping[str, Known], look: _Look) -> set[str]:
-        """Read what is new; the keys of those that could not be read."""
+    async def _read_reports(self, live: Mapping[str, Known], look: _Look) -> None:
+        """Read what is new. Whose report has been read has been looked at, whatever others take."""
         sizes = await self._files.reports()
         for key, known in live.items():
             if not known.begun and key in sizes:
                 look.news = known.begun = True
         grown = [key for key, known in live.items() if sizes.get(key, 0) > known.read]
-        gate, unread = asyncio.Semaphore(READERS), set()
+        for key in live.keys() - grown:
+            look.conclude(key, live[key])
+        gate = asyncio.Semaphore(READERS)
 
         async def read(key: str) -> None:
             known = live[key]
@@ -394,17 +395,17 @@ class Watch:
                     while known.read < sizes[key]:
                         data = await self._files.read_report(key, known.read)
                         if not data:
-                            return  # it was deleted meanwhile
+                            break  # it was deleted meanwhile
                         await self._fold(key, known, data)
                         look.news = True
                 except BackendError as error:
                     look.fail(error, [key])
-                    unread.add(key)
+                else:
+                    look.conclude(key, known)
 
         async with asyncio.TaskGroup() as group:
             for key in grown:
                 group.create_task(read(key))
-        return unread
 
     async def _strip(self, live: Mapping[str, Known], look: _Look) -> None:
         """What began needs no secrets of storage any more. What is over is released, and has none
@@ -471,6 +472,16 @@ class _Look:
         self.unseen.update(keys)
         self.troubles[str(error)] = None
 
+    def conclude(self, key: str, known: Known) -> None:
+        """Batch was asked for the attempt, and its report read: unless that failed, it has been
+        looked at."""
+        if key in self.unseen:
+            return
+        if known.row is not None and known.row.completed and not known.settled:
+            self.news = known.settled = True
+        known.missing = known.missing or key in self.absent
+        known.looked_at = True
+
 
 def fold(known: Known, data: bytes) -> list[str]:
     """Carry a report on by what was read of it. What was wrong with lines that nobody understands,
@@ -485,7 +496,3 @@ def fold(known: Known, data: bytes) -> list[str]:
         except (msgspec.MsgspecError, IndexError, UnicodeDecodeError) as error:
             spoilt.append(str(error))
     return spoilt
-
-
-def _batches(keys: Sequence[str], size: int) -> list[Sequence[str]]:
-    return [keys[i : i + size] for i in range(0, len(keys), size)]

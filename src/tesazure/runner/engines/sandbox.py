@@ -53,7 +53,7 @@ NOT_EXECUTABLE = 126
 KILLED = 128 + signal.SIGKILL
 
 
-_TRIES = 3
+_TRIES = 6
 
 
 class _NotMade(EngineError):
