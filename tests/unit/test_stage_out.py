@@ -232,9 +232,9 @@ def test_memory_grows_little_with_the_files_of_a_directory(attempt: Attempt) -> 
     try:
         with pytest.raises(StorageUnavailable):
             attempt.stage_out(Output(path="/out/dir", url=f"{attempt.data}/d"))
-        assert (
-            tracemalloc.get_traced_memory()[1] / many < 900
-        )  # before: 1,600; some of it once and for all
+        # 600 alone, more where threads of other tests still live; 1,600 with a copy of each name.
+        peak = tracemalloc.get_traced_memory()[1] / many
+        assert peak < 1200
     finally:
         tracemalloc.stop()
 

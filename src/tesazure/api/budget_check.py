@@ -29,8 +29,10 @@ class BudgetCheck:
 
     async def holds(self, records: Sequence[TaskRecord]) -> dict[str, str]:
         """Of those of the tasks that wait for a budget: their ids, and why, in words."""
+        if not self._budgets.all:
+            return {}
         waiting = [r for r in records if r.state is State.QUEUED and _is_idle(r)]
-        if not waiting or not self._budgets.all:
+        if not waiting:
             return {}
         spent = await self._spent([(r.owner, tags_of(r.document)) for r in waiting])
         return {
