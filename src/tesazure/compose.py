@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -79,6 +80,10 @@ _SETTINGS_S = 180.0
 """Seconds in which the settings must have been read again, Key Vault and all."""
 _YOUNG = 20_000
 """Objects made between two looks of the collector: requests leave no cycles behind."""
+_M_MMAP_THRESHOLD = -3
+"""Of mallopt(3)."""
+_LARGE_MEMORY = 2**20
+"""Bytes from which on memory is asked of the system and given back, whatever was freed before."""
 _SPARE_FILES = 1024
 """File descriptors beside those of connections: database, attempts, libraries."""
 _log = logging.getLogger(__name__)
@@ -94,6 +99,7 @@ def serve(effective: Effective, again: Callable[[], Effective]) -> int:
     try:
         with opened(settings.data_dir) as home, _listening(settings) as listener:
             _raise_file_limit(settings.max_connections + _SPARE_FILES)
+            _give_memory_back()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(_serve(effective, again, home, listener))
         return 0
@@ -356,6 +362,13 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
             raise Occupied(f"{text}; choose another --port (0: any that is free)") from error
         listener.setblocking(False)
         yield listener
+
+
+def _give_memory_back() -> None:
+    """Keep what large bodies took from staying with this process: glibc would, after the first of
+    them was freed, cut the next ones out of heaps that seldom shrink."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_MEMORY)
 
 
 def _raise_file_limit(wanted: int) -> None:

@@ -145,7 +145,7 @@ def run(command: Sequence[object], python: Path, server: Server, root: Path) -> 
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=600,
+        timeout=240,
     )
     assert done.returncode == 0, done.stdout[-6000:] + server.account()
 

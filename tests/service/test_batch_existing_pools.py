@@ -3,9 +3,6 @@ and storage."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 from azure.batch import models
 
@@ -14,28 +11,13 @@ from tesazure.backends.azure_batch.backend import AzureBatchBackend
 from tesazure.errors import Unplaceable
 from tesazure.lifecycle import Handle, Phase
 from tesazure.model import State
-from tests.conftest import refuse, shared
 from tests.contract.backend_site import MARKS, BatchSite, ended, look, until
-from tests.services import base
-from tests.services.azurite import Azurite
-from tests.services.batch_lab import QUICK, SHARE, batch_lab, share_url
+from tests.services.batch_lab import QUICK, SHARE, share_url
 
 # Other tests' attempts have the same keys, by which sandboxes are ended.
 pytestmark = pytest.mark.xdist_group("attempt-keys")
 
 POOL = "theirs"
-
-
-@pytest.fixture
-async def site(short_dir: Path) -> AsyncIterator[BatchSite]:
-    try:
-        base.require_program("bwrap", "bubblewrap")
-    except base.Unavailable as error:
-        refuse(str(error))
-    with batch_lab(short_dir / "batch", shared(Azurite)) as lab:
-        site = BatchSite(short_dir, lab)
-        yield site
-        await site.close()
 
 
 async def server(site: BatchSite, **changes: object) -> AzureBatchBackend:

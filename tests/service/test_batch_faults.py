@@ -6,8 +6,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,34 +15,13 @@ from tesazure.backends.azure_batch.backend import AzureBatchBackend
 from tesazure.errors import BackendUnavailable
 from tesazure.lifecycle import Handle, Observation, Phase
 from tesazure.model import State
-from tests.conftest import refuse, shared
 from tests.contract.backend_site import MARKS, BatchSite, ended, look, runs, seconds, sleeper, until
-from tests.services import base
-from tests.services.azurite import Azurite
-from tests.services.batch_lab import batch_lab
 from tests.services.batch_server import Failed
 
 # Other tests' attempts have the same keys, by which sandboxes are ended.
 pytestmark = pytest.mark.xdist_group("attempt-keys")
 
 WAITS = f"echo x >> {MARKS}/n; until [ -e {MARKS}/go ]; do sleep 0.05; done"
-
-
-@pytest.fixture
-async def site(short_dir: Path) -> AsyncIterator[BatchSite]:
-    try:
-        base.require_program("bwrap", "bubblewrap")
-    except base.Unavailable as error:
-        refuse(str(error))
-    with batch_lab(short_dir / "batch", shared(Azurite)) as lab:
-        site = BatchSite(short_dir, lab)
-        yield site
-        await site.close()
-
-
-@pytest.fixture
-async def backend(site: BatchSite) -> AzureBatchBackend:
-    return await site.server()
 
 
 async def complete(backend: AzureBatchBackend, handle: Handle) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -15,32 +13,11 @@ from tesazure.backends.azure_batch.backend import AzureBatchBackend
 from tesazure.backends.azure_batch.files import BEGUN
 from tesazure.model import State
 from tesazure.runner.node import NodeAttempt
-from tests.conftest import refuse, shared
 from tests.contract.backend_site import MARKS, BatchSite, ended, until
-from tests.services import base
-from tests.services.azurite import Azurite
 from tests.services.batch_fleet import cores
-from tests.services.batch_lab import batch_lab
 
 # Other tests' attempts have the same keys, by which sandboxes are ended.
 pytestmark = pytest.mark.xdist_group("attempt-keys")
-
-
-@pytest.fixture
-async def site(short_dir: Path) -> AsyncIterator[BatchSite]:
-    try:
-        base.require_program("bwrap", "bubblewrap")
-    except base.Unavailable as error:
-        refuse(str(error))
-    with batch_lab(short_dir / "batch", shared(Azurite)) as lab:
-        site = BatchSite(short_dir, lab)
-        yield site
-        await site.close()
-
-
-@pytest.fixture
-async def backend(site: BatchSite) -> AzureBatchBackend:
-    return await site.server()
 
 
 def given(site: BatchSite, key: str) -> bytes:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tesazure.runner.tree import remove_tree
 from tesazure.storage.transport import Transport
 from tests.services.faulty_http import FaultyHttp
 from tests.unit.ranges import HASTY, SIZE
+
+NOBODY = 65534
+"""User and group that no file belongs to."""
 
 
 @pytest.fixture
@@ -46,3 +51,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"mounting a small file system needs root: {done.stderr.strip()}")
     yield place
     subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=20)
+
+
+@pytest.fixture
+def ordinary() -> Iterator[Path]:
+    """A directory of an ordinary user, as whom the test runs: root may do what others may not."""
+    directory = Path(tempfile.mkdtemp(prefix="tz-"))
+    directory.chmod(0o755)
+    if os.geteuid() != 0:
+        yield directory
+    else:
+        os.chown(directory, NOBODY, NOBODY)
+        os.setegid(NOBODY)
+        os.seteuid(NOBODY)
+        try:
+            yield directory
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+    remove_tree(directory)

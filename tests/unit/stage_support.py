@@ -39,10 +39,10 @@ class Attempt:
 
     def __init__(self, directory: Path) -> None:
         self.data = directory / "data"
-        self.data.mkdir()
+        self.data.mkdir(exist_ok=True)
         self.root = directory / "root"
         self.common = directory / "common"
-        self.common.mkdir()
+        self.common.mkdir(exist_ok=True)
         self.tree = Tree(self.root, (Mount(self.common, SHARED_GLOBAL),))
         self.storages = Storages([self.data])
         self.systems: Systems = self.storages

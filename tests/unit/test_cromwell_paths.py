@@ -130,7 +130,7 @@ def test_content_needs_no_url() -> None:
         # With a `dockerWorkingDir` only the script is in the call's directory.
         (
             cromwell(
-                CALL, outputs=[{"name": "rc", "path": "/work/rc", "url": f"file://{CALL}/rc"}]
+                CALL, outputs=[{"name": "rc", "path": "/elsewhere/rc", "url": f"file://{CALL}/rc"}]
             ),
             CALL,
         ),

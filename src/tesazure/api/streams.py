@@ -30,6 +30,8 @@ _QUICK_S = 0.1
 _SLOW_S = 0.5
 """Between looks at a followed stream: the pause grows from the one to the other while nothing is
 written to it."""
+_TICK_S = 0.1
+"""All pauses end on multiples of this: one awakening for all who follow is cheaper."""
 _NO_END = 2**53 - 1
 """Last byte of a range that has no end yet (RFC 8673, section 3)."""
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
@@ -167,6 +169,7 @@ class Streams:
                     record, pause = await self._record(asked), _QUICK_S
 
     async def _pause(self, seconds: float) -> None:
+        seconds += -(asyncio.get_running_loop().time() + seconds) % _TICK_S
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._closing.wait()

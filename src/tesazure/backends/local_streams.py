@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+from pathlib import Path
 
 from tesazure.backends.base import LogChunk, Stream
 from tesazure.backends.local_files import Follower, is_alive
@@ -30,11 +32,18 @@ def read_stream(
 
 def _has_ended(attempt: AttemptDir, executor: int) -> bool:
     """Whether an executor of the attempt writes no more."""
-    if not attempt.report.exists():
+    try:
+        size = attempt.report.stat().st_size
+    except FileNotFoundError:
         return False
-    alive = is_alive(attempt)
-    follower = Follower(attempt)
+    return not is_alive(attempt) or executor in _told(attempt.path, size)
+
+
+@functools.lru_cache(1024)
+def _told(attempt: Path, _size: int) -> frozenset[int]:
+    """The executors that have ended as a report tells which only grows: read once at each size."""
+    follower = Follower(AttemptDir(attempt))
     with contextlib.suppress(FileNotFoundError):
         follower.read()
     logs = follower.report.log.logs
-    return not alive or (executor < len(logs) and logs[executor].exit_code is not None)
+    return frozenset(n for n, log in enumerate(logs) if log.exit_code is not None)

@@ -43,11 +43,12 @@ class System(ABC):
     can_write: ClassVar[bool] = True
     has_directories: ClassVar[bool] = True
     keeps_empty_directories: ClassVar[bool] = True
+    can_select: ClassVar[bool] = False
+    """Its storage is Selecting."""
     query: ClassVar[str] = "?sig=hunter3&token=hunter4"
     """Secrets that may follow a URL of this system, whatever the system makes of them."""
     user: ClassVar[str] = "user:hunter2@"
     """The same before its host."""
-    names: ClassVar[tuple[str, ...]] = NAMES
 
     @classmethod
     @abstractmethod

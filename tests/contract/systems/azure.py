@@ -20,6 +20,8 @@ from tests.services.azurite import Azurite
 class Blob(System):
     """https URLs (here: http) with a SAS of the container."""
 
+    can_select = True
+
     query = "&sig=hunter3&token=hunter4"
 
     def __init__(self, azurite: Azurite, container: str, transport: Transport) -> None:

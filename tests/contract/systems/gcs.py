@@ -16,6 +16,8 @@ from tests.services.gcs_server import TOKEN, GcsServer
 class Gcs(System):
     """gs:// URLs."""
 
+    can_select = True
+
     def __init__(self, server: GcsServer, transport: Transport) -> None:
         self.server = server
         self.bucket = server.bucket()

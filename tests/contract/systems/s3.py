@@ -17,6 +17,8 @@ from tests.services.s3_server import S3Server
 class S3(System):
     """s3:// URLs of a bucket of the test's own."""
 
+    can_select = True
+
     def __init__(self, server: S3Server, transport: Transport) -> None:
         self.server = server
         self.bucket = server.bucket()
