@@ -1,4 +1,4 @@
-"""Write the pages of docs/ that follow from the code: settings, command line, state diagram.
+"""Write what of docs/ follows from the code: settings, command line, state diagram, formula.
 
     python -m scripts.generate_docs [--check]
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -17,6 +18,7 @@ import typer
 from typer.main import get_command
 
 from tesazure import settings
+from tesazure.backends.azure_batch.autoscale import Scale, formula
 from tesazure.cli.exits import MEANINGS
 from tesazure.cli.main import app
 from tesazure.lifecycle import TRANSITIONS
@@ -24,17 +26,16 @@ from tesazure.model import TERMINAL, State
 
 DOCS = Path(__file__).parents[1] / "docs"
 NOTICE = "<!-- Written by `python -m scripts.generate_docs`; change the code instead. -->\n\n"
-BEGIN, END = "<!-- states: generated -->", "<!-- end of states -->"
 WIDTH = 96
 
 
 def pages() -> dict[Path, str]:
     """Each page and what it must hold."""
-    design = DOCS / "design.md"
     return {
         DOCS / "settings.md": settings_page(),
         DOCS / "cli.md": cli_page(),
-        design: with_diagram(design.read_text(encoding="utf-8")),
+        DOCS / "design.md": with_block("design.md", "states", diagram()),
+        DOCS / "batch.md": with_block("batch.md", "formula", pool_formula()),
     }
 
 
@@ -153,12 +154,14 @@ def help_block(command: Any, name: str) -> str:
     return "```text\n" + "\n".join(lines[:end]).rstrip() + "\n```\n\n"
 
 
-def with_diagram(text: str) -> str:
-    """The page with the state diagram between its marks."""
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+def with_block(page: str, name: str, block: str) -> str:
+    """A page of docs/ with the block between its marks."""
+    begin, end = f"<!-- {name}: generated -->", f"<!-- end of {name} -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    text = (DOCS / page).read_text(encoding="utf-8")
     if not pattern.search(text):
-        raise SystemExit(f"docs/design.md has no {BEGIN} … {END}")
-    return pattern.sub(lambda _: f"{BEGIN}\n{diagram()}{END}", text)
+        raise SystemExit(f"docs/{page} has no {begin} … {end}")
+    return pattern.sub(lambda _: f"{begin}\n{block}{end}", text)
 
 
 def diagram() -> str:
@@ -168,6 +171,13 @@ def diagram() -> str:
         lines += [f"    {old} --> {new}" for new in State if new in TRANSITIONS.get(old, ())]
     lines += [f"    {state} --> [*]" for state in State if state in TERMINAL]
     return "```mermaid\n" + "\n".join(lines) + "\n```\n"
+
+
+def pool_formula() -> str:
+    """By which Azure Batch scales a pool."""
+    until = datetime(2026, 12, 1, 12, tzinfo=UTC)
+    scale = Scale(minimum=0, maximum=5, slots=4, floor=2, floor_until=until)
+    return f"```text\n{formula(scale)}\n```\n"
 
 
 def main(arguments: list[str]) -> int:

@@ -54,6 +54,15 @@ class S3Key(msgspec.Struct, omit_defaults=True, frozen=True):
 _DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 
 
+def is_of_registry(image: str, registry: str) -> bool:
+    """Whether an image reference names an image of a registry (host or host:port, in lower case).
+    Source: the distribution project, reference/normalize.go: what has no host is Docker Hub's."""
+    first, slash, _ = image.partition("/")
+    named = bool(slash) and ("." in first or ":" in first or first == "localhost")
+    host = first.lower() if named else "docker.io"
+    return host == registry or (host in _DOCKER_HUB and registry in _DOCKER_HUB)
+
+
 class RegistryLogin(msgspec.Struct, omit_defaults=True, frozen=True):
     """A user of a private container registry."""
 
@@ -63,15 +72,22 @@ class RegistryLogin(msgspec.Struct, omit_defaults=True, frozen=True):
     password: str
 
     def serves(self, image: str) -> bool:
-        """Whether an image reference names an image of this registry. Source: the distribution
-        project, reference/normalize.go: what has no host is Docker Hub's."""
-        first, slash, _ = image.partition("/")
-        named = bool(slash) and ("." in first or ":" in first or first == "localhost")
-        host = first.lower() if named else "docker.io"
-        return host == self.host or (host in _DOCKER_HUB and self.host in _DOCKER_HUB)
+        """Whether an image reference names an image of this registry."""
+        return is_of_registry(image, self.host)
 
     def __repr__(self) -> str:
         return f"RegistryLogin({self.host})"
+
+
+class RegistryIdentity(msgspec.Struct, omit_defaults=True, frozen=True, kw_only=True):
+    """A managed identity of the node that may pull from an Azure Container Registry. No secret."""
+
+    host: str
+    """Of the registry: host or host:port, in lower case."""
+    id: str
+    """ARM id of the user-assigned identity."""
+    metadata: str = "http://169.254.169.254"
+    """The node's instance metadata service, which gives tokens of its identities."""
 
 
 class Access(msgspec.Struct, omit_defaults=True, frozen=True, kw_only=True):

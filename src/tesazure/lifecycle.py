@@ -7,7 +7,7 @@ GA4GH TES 1.1.0, tesState.
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -35,13 +35,40 @@ class Phase(StrEnum):
     """The backend knows no such attempt."""
 
 
+class Bill(msgspec.Struct, frozen=True):
+    """What an attempt costs, as its backend tells, for one whose runner cannot say so any more.
+    Times in seconds since the epoch."""
+
+    usd_per_hour: float | None
+    """None: not known."""
+    since: float
+    until: float | None = None
+    """None: it still has its machine."""
+    facts: dict[str, str] = {}
+    """Of the machine, for the metadata, where the report has none."""
+
+    def metadata(self, now: float) -> dict[str, str]:
+        """Entries for the metadata of the attempt, which is over."""
+        if self.usd_per_hour is None:
+            return self.facts
+        until = max(self.since, now if self.until is None else self.until)
+        cost = (until - self.since) / 3600 * self.usd_per_hour
+        text = datetime.fromtimestamp(until, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return {
+            **self.facts,
+            "estimated_cost_usd": f"{cost:.6f}",
+            "estimated_cost_until": text,
+        }
+
+
 class Observation(msgspec.Struct, frozen=True):
     """What a backend saw of one attempt. `reason` is its own words, if it has any: why the attempt
-    is lost, or what a live one waits for."""
+    is lost, or what a live one waits for. `bill`: None where nothing has been used, or is paid."""
 
     phase: Phase
     report: Report
     reason: str = ""
+    bill: Bill | None = None
 
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -157,6 +184,8 @@ class Advance(msgspec.Struct, frozen=True):
     """Lines (level-less text) to add to system_logs, as errors."""
     waits: str = ""
     """What the backend says that the live attempt waits for, to add to system_logs."""
+    bill: dict[str, str] = {}
+    """Entries for the metadata of an attempt that is over and could not say what it cost."""
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -166,6 +195,8 @@ class Retry(msgspec.Struct, frozen=True):
     reason: str
     delay_s: float
     report: Report
+    bill: dict[str, str] = {}
+    """As Advance's."""
 
 
 Action = Submit | Reclaim | Cancel | Release | Advance | Retry
@@ -231,7 +262,7 @@ def _cancel(
             return [Cancel(attempt.handle)]
         if now < facts.cancel_asked + policy.cancel_grace_s:
             return _news(facts, seen.report)
-    return [Release(attempt.handle), Advance(State.CANCELED, seen.report)]
+    return [Release(attempt.handle), Advance(State.CANCELED, seen.report, bill=_bill(seen, now))]
 
 
 def _news(facts: Facts, report: Report, waits: str = "") -> list[Action]:
@@ -254,19 +285,19 @@ def _follow(
     stopped = ended is not None and ended.state is State.CANCELED
     if overdue and (stopped or (alive and ended is None)):
         said = f"timed out: the attempt did not end within its limit of {limit:g} s"
-        return [Release(handle), *_end(facts, report, State.SYSTEM_ERROR, (said,))]
+        bill = _bill(seen, now)
+        return [Release(handle), *_end(facts, report, State.SYSTEM_ERROR, (said,), bill)]
     if ended is not None and not stopped:
         return _finish(facts, attempt, handle, ended, report, policy)
     if ended is not None:
         what = f"the runner was told to stop, not by this server: {ended.reason}".rstrip(": ")
-        return _lost(facts, attempt, handle, what, State.SYSTEM_ERROR, seen, policy)
+        return _lost(facts, attempt, handle, (what, State.SYSTEM_ERROR), seen, now, policy)
     if seen.phase is Phase.PENDING and _is_stale(facts, attempt, now, policy):
         what = "it waited for a machine until its credentials were about to end"
         return _again(facts, handle, what, report, policy)
     if alive:
         return _live_on(facts, report, seen.reason)
-    what, final = _LOSSES[seen.phase]
-    return _lost(facts, attempt, handle, what, final, seen, policy)
+    return _lost(facts, attempt, handle, _LOSSES[seen.phase], seen, now, policy)
 
 
 def _live_on(facts: Facts, report: Report, waits: str) -> list[Action]:
@@ -321,28 +352,49 @@ def _lost(
     facts: Facts,
     attempt: Attempt,
     handle: Handle,
-    what: str,
-    final: State,
+    loss: tuple[str, State],
     seen: Observation,
+    now: float,
     policy: Policy,
 ) -> list[Action]:
+    what, final = loss
+    report, bill = seen.report, _bill(seen, now)
     reason = f"{what}: {seen.reason}" if seen.reason else what
     if attempt.number <= policy.max_retries:
-        return _again(facts, handle, reason, seen.report, policy)
+        return _again(facts, handle, reason, report, policy, bill)
     said = f"{reason}; given up after attempt {attempt.number}"
-    return [Release(handle), *_end(facts, seen.report, final, (said,))]
+    return [Release(handle), *_end(facts, report, final, (said,), bill)]
+
+
+def _bill(seen: Observation, now: float) -> dict[str, str]:
+    """For the metadata of an attempt that is over: a report with an end has said it."""
+    if seen.bill is None or seen.report.ended is not None:
+        return {}
+    return seen.bill.metadata(now)
 
 
 def _again(
-    facts: Facts, handle: Handle, reason: str, report: Report, policy: Policy
+    facts: Facts,
+    handle: Handle,
+    reason: str,
+    report: Report,
+    policy: Policy,
+    bill: dict[str, str] | None = None,
 ) -> list[Action]:
     """Another attempt. What is known of this one is committed first: to release it may take as
     long as its engine is away."""
-    return [*_news(facts, report), Release(handle), Retry(reason, policy.retry_delay_s, report)]
+    again = Retry(reason, policy.retry_delay_s, report, bill or {})
+    return [*_news(facts, report), Release(handle), again]
 
 
-def _end(facts: Facts, report: Report, state: State, said: tuple[str, ...] = ()) -> list[Action]:
+def _end(
+    facts: Facts,
+    report: Report,
+    state: State,
+    said: tuple[str, ...] = (),
+    bill: dict[str, str] | None = None,
+) -> list[Action]:
     """The writes that lead to a terminal state, by way of RUNNING if an executor did run."""
     passed = report.executor_started or state is State.COMPLETE
     first = [Advance(State.RUNNING)] if facts.state is State.INITIALIZING and passed else []
-    return [*first, Advance(state, report, said)]
+    return [*first, Advance(state, report, said, bill=bill or {})]

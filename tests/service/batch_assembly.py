@@ -51,9 +51,13 @@ class BatchAssembly(Assembly):
 
     def kill_runner(self, handle: Handle) -> None:
         """Kill the process of an attempt on its node."""
+        self.signal_runner(handle, signal.SIGKILL)
+
+    def signal_runner(self, handle: Handle, number: signal.Signals) -> None:
+        """Send a signal to that."""
         report = self.lab.work_of(handle["job"], handle["task"]) / "report.jsonl"
         first = report.read_bytes().splitlines()[0]
-        os.kill(int(first.split(b'"pid":')[1].split(b",")[0]), signal.SIGKILL)
+        os.kill(int(first.split(b'"pid":')[1].split(b",")[0]), number)
 
     def tasks(self) -> list[str]:
         """Ids of all Batch tasks that there are."""

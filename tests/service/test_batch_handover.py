@@ -8,13 +8,16 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import pytest
 
-from tesazure.access import Access
+from tesazure.access import Access, RegistryIdentity
 from tesazure.backends.azure_batch.backend import AzureBatchBackend
 from tesazure.backends.azure_batch.files import BEGUN
 from tesazure.model import State
+from tesazure.runner.config import NodeConfig
 from tesazure.runner.node import NodeAttempt
 from tests.contract.backend_site import MARKS, BatchSite, ended, until
 from tests.services.batch_fleet import cores
+from tests.services.batch_lab import QUICK
+from tests.services.metadata_service import POOL_IDENTITY
 
 # Other tests' attempts have the same keys, by which sandboxes are ended.
 pytestmark = pytest.mark.xdist_group("attempt-keys")
@@ -78,3 +81,22 @@ async def test_one_of_several_on_a_node_is_kept_to_its_part(
     seen = await ended(backend, handle)
     assert seen.report.ended is not None
     assert seen.report.ended.state is State.COMPLETE
+
+
+async def test_the_runner_learns_of_the_identity_that_pulls_images(
+    backend: AzureBatchBackend, site: BatchSite
+) -> None:
+    first = await site.submit(backend, "true", "k1")
+    identity = {"registry_url": "https://reg.azurecr.io", "pool_identity": POOL_IDENTITY}
+    config = site.lab.config(override_pool=first["job"], **identity)
+    with_identity = AzureBatchBackend(config, QUICK)
+    await with_identity.start()
+    site.stack.push_async_callback(with_identity.stop)
+    script = f"touch {MARKS}/up; until [ -e {MARKS}/go ]; do sleep 0.05; done"
+    handle = await site.submit(with_identity, script, "k2")
+    await until((site.marks / "up").exists)
+    node = msgspec.json.decode((site.work_of(handle) / "node.json").read_bytes(), type=NodeConfig)
+    assert node.registry_identity == RegistryIdentity(host="reg.azurecr.io", id=POOL_IDENTITY)
+    assert node.registry_identity.metadata == "http://169.254.169.254"
+    (site.marks / "go").touch()
+    await ended(with_identity, handle)

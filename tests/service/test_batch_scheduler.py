@@ -4,8 +4,11 @@ stand-in, blobs in Azurite, and the real runner on the nodes."""
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator
+from datetime import datetime
+from fractions import Fraction
 from pathlib import Path
 
 import msgspec
@@ -14,8 +17,9 @@ from azure.batch.models import BatchTaskCreateOptions
 
 from tesazure.backends.azure_batch.backend import LOOK_PATIENCE_S
 from tesazure.backends.azure_batch.listing import OVERLAP
+from tesazure.budgets import EVERYBODYS
 from tesazure.lifecycle import Policy
-from tesazure.model import Executor, FileType, Input, Output, Resources, State, Task
+from tesazure.model import Executor, FileType, Input, Output, Resources, State, Task, TaskLog
 from tesazure.scheduler.retention import Kept, Retention
 from tesazure.secrecy import hide
 from tesazure.store.records import TaskRecord
@@ -347,6 +351,7 @@ async def test_a_killed_runner_is_followed_by_another(one: BatchAssembly) -> Non
     assert "was killed by SIGKILL" in said(record)
     assert "(exit code 70)" in said(record)
     assert one.mark("n") == "x\nx\n"
+    assert is_billed(logs(record)[0])
 
 
 async def test_another_server_goes_on_with_what_one_left(
@@ -384,3 +389,65 @@ async def test_on_a_dedicated_node_of_a_spot_pool_that_is_what_it_costs(
     assert facts["vm_kind"] == "dedicated"
     assert float(facts["vm_price_per_hour_usd"]) > 0
     assert float(facts["estimated_cost_usd"]) > 0
+
+
+# -- what attempts cost that could not say so
+
+
+async def all_spent(one: BatchAssembly) -> float:
+    """In US dollars."""
+    return (await one.store.spent([EVERYBODYS]))[EVERYBODYS] / 1e9
+
+
+def is_billed(log: TaskLog) -> bool:
+    """Whether it is told that the attempt was lost, and what it cost until then."""
+    facts = log.metadata
+    until = datetime.fromisoformat(facts.get("estimated_cost_until", "1970-01-01T00:00:00Z"))
+    hour = float(facts["vm_price_per_hour_usd"]) * float(Fraction(facts["vm_share"]))
+    cost = float(facts.get("estimated_cost_usd", "0"))
+    return 0 < cost < hour * DEADLINE_S / 3600 and 0 <= time.time() - until.timestamp() < DEADLINE_S
+
+
+async def test_an_attempt_whose_node_failed_is_paid_for(one: BatchAssembly) -> None:
+    task_id = await one.submit(ONCE)
+    await one.marked("n")
+    node = one.node(await one.until(task_id, State.RUNNING))
+    one.lab.batch.fail_node(node)
+    await eventually_said(one, task_id, "its node was taken away or failed")
+    one.lab.batch.restore(node)
+    record = await one.released(task_id)
+    assert record.state is State.COMPLETE, said(record)
+    first, second = logs(record)
+    assert is_billed(first)
+    assert "estimated_cost_until" not in second.metadata
+    costs = [float(log.metadata["estimated_cost_usd"]) for log in (first, second)]
+    assert await all_spent(one) == pytest.approx(sum(costs))
+
+
+async def test_an_attempt_without_a_report_is_paid_for(one: BatchAssembly) -> None:
+    """And it is told where it was."""
+    await one.restart(policy=Policy(max_retries=0))
+    one.lab.batch.fail_tasks(70)
+    record = await one.released(await one.submit("true"))
+    assert record.state is State.SYSTEM_ERROR
+    [log] = logs(record)
+    assert log.metadata["vm_size"].startswith("Standard_")
+    assert log.metadata["vm_kind"] == "dedicated"
+    assert is_billed(log) or float(log.metadata["estimated_cost_usd"]) == 0
+    assert await all_spent(one) == pytest.approx(float(log.metadata["estimated_cost_usd"]))
+
+
+async def test_an_attempt_that_has_to_be_killed_is_paid_for(one: BatchAssembly) -> None:
+    await one.restart(policy=Policy(max_retries=0, cancel_grace_s=0.0))
+    task_id = await one.submit(f"trap '' TERM; echo x > {MARKS}/ran; sleep 4736")
+    await one.marked("ran")
+    record = await one.until(task_id, State.RUNNING)
+    handle = record.attempts[-1].handle
+    assert handle is not None
+    one.signal_runner(handle, signal.SIGSTOP)
+    await one.cancel(task_id)
+    record = await one.released(task_id)
+    assert record.state is State.CANCELED
+    [log] = logs(record)
+    assert is_billed(log)
+    assert await all_spent(one) == pytest.approx(float(log.metadata["estimated_cost_usd"]))

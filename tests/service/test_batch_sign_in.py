@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tesazure.access import Access
+from tesazure.access import Access, Endpoints
 from tesazure.azure_identity import Identity
 from tesazure.backends.azure_batch.backend import AzureBatchBackend
 from tesazure.errors import BackendUnavailable
@@ -16,7 +16,7 @@ from tesazure.settings import CLOUDS, batch_scope_of, load
 from tests.conftest import refuse, shared
 from tests.contract.backend_site import BatchSite, ended
 from tests.services import base
-from tests.services.azurite import Azurite
+from tests.services.azurite import Azurite, AzuriteTls
 from tests.services.batch_lab import QUICK, BatchLab, batch_lab
 from tests.services.entra_server import CLIENT, SECRET, TENANT, EntraServer
 
@@ -66,6 +66,48 @@ async def test_tasks_run_without_a_key(short_dir: Path, lab: BatchLab, cloud: st
     await backend.release(handle)
     await backend.discard(handle)
     await backend.stop()
+
+
+async def test_tasks_run_where_neither_account_takes_a_key(short_dir: Path) -> None:
+    """The signatures of nodes are of the identity's key then."""
+    azurite = shared(AzuriteTls)
+    with (
+        EntraServer(short_dir / "entra") as entra,
+        batch_lab(short_dir / "batch", azurite, entra=entra, trusts=str(azurite.ca)) as lab,
+    ):
+        lab.batch.doorkeeper.forbids_keys = True
+        bundle = short_dir / "authorities.pem"
+        trusted = (azurite.ca, Path(entra.ca_bundle), Path(lab.batch.ca_bundle))
+        bundle.write_text("".join(each.read_text() for each in trusted))
+        identity = Identity(
+            tenant=TENANT,
+            client_id=CLIENT,
+            secret=SECRET,
+            authority=entra.authority,
+            ca_bundle=str(bundle),
+        )
+        config = lab.config(
+            key="",
+            storage_key="",
+            identity=identity,
+            ca_bundle=str(bundle),
+            file_share="",
+            file_share_url="",
+            endpoints=Endpoints(blob=azurite.endpoint, ca_bundle=str(bundle)),
+        )
+        backend = AzureBatchBackend(config, QUICK)
+        await backend.start()
+        handle = await backend.submit(BatchSite(short_dir, lab).plan("echo x"), "k", Access())
+        task = lab.batch.task(handle["job"], "k")
+        assert task is not None
+        assert "skoid=" in task.given["resourceFiles"][0]["httpUrl"]
+        seen = await ended(backend, handle)
+        assert seen.report.ended is not None
+        assert seen.report.ended.state is State.COMPLETE
+        assert (await backend.read_stream(handle, 0, "stdout", 0, 100)).data == b"x\n"
+        await backend.release(handle)
+        await backend.discard(handle)
+        await backend.stop()
 
 
 async def test_a_token_for_another_clouds_batch_is_refused(short_dir: Path, lab: BatchLab) -> None:

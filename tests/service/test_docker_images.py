@@ -83,12 +83,18 @@ def pull_with_and_without_a_login(attempt: Attempt, registry: Registry) -> None:
     image = f"{registry.host}/some/tool:1"
     wrong = RegistryLogin(registry.host, USER, "a-wrong-password")
     with pytest.raises(ImageUnavailable) as caught:
-        attempt.engine.prepare(image, attempt.say, wrong)
+        attempt.engine.prepare(image, attempt.say, lambda _: wrong)
     assert "a-wrong-password" not in str(caught.value)
-    elsewhere = RegistryLogin("registry.example.org", USER, PASSWORD)
-    with pytest.raises(ImageUnavailable):
-        attempt.engine.prepare(image, attempt.say, elsewhere)
-    attempt.engine.prepare(image, attempt.say, RegistryLogin(registry.host, USER, PASSWORD))
+    right = RegistryLogin(registry.host, USER, PASSWORD)
+    asked: list[str] = []
+
+    def login(image: str) -> RegistryLogin:
+        asked.append(image)
+        return right
+
+    attempt.engine.prepare(image, attempt.say, login)
+    attempt.engine.prepare(image, attempt.say, login)
+    assert asked == [image]
     assert attempt.sh("echo pulled", image=image) == "pulled\n"
     assert PASSWORD not in str(attempt.said)
     forget(attempt, image)

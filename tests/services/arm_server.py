@@ -1,23 +1,28 @@
 """Stand-ins for Azure Resource Manager, as far as a Batch account's quotas and sizes are read from
-it, and for the Azure Retail Prices API. Over TLS.
+it and its pools made, and for the Azure Retail Prices API. Over TLS.
 
 Sources: "Batch Account - Get", "Location - List Supported Virtual Machine Skus" (2024-07-01),
-"Resource Skus - List", "Azure Retail Prices REST API overview". What is told of Batch is held
-against Microsoft's published definition, where that is there (see `batch_definition`).
+"Pool - Create", "Configure managed identities in Batch pools", "Resource Skus - List", "Azure
+Retail Prices REST API overview". What is told of Batch, and what is asked of it, is held against
+Microsoft's published definition, where that is there (see `batch_definition`).
 """
 
 from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 
+from tests.services import batch_wire as wire
 from tests.services.batch_definition import definition_file
+from tests.services.batch_server import BatchServer
 from tests.services.entra_server import EntraServer
+from tests.services.metadata_service import POOL_IDENTITY
 from tests.services.tls_server import Refusal, Request, TlsServer
 
 SUBSCRIPTION = "99999999-2222-3333-4444-555555555555"
@@ -49,9 +54,11 @@ def usual_skus() -> list[dict[str, Any]]:
 class ArmServer(TlsServer):
     """One subscription with one Batch account, for those whom `entra` gave a token."""
 
-    def __init__(self, directory: Path, entra: EntraServer) -> None:
+    def __init__(self, directory: Path, entra: EntraServer, batch: BatchServer | None = None):
+        """`batch`: the account's service, for making pools."""
         super().__init__(directory)
-        self._entra = entra
+        self._entra, self._batch = entra, batch
+        self._account = batch.account if batch is not None else ACCOUNT
         self.skus = usual_skus()
         self.zones = {"Standard_D2ads_v5": ["1", "2", "3"]}
         self.restricted: set[str] = set()
@@ -67,6 +74,8 @@ class ArmServer(TlsServer):
             "activeJobAndJobScheduleQuota": 60,
         }
         self.page = 3
+        self.assignable = {POOL_IDENTITY.lower()}
+        """Identities that the caller may give to pools (Managed Identity Operator)."""
         self.violations: list[str] = []
         self._schemas = _schemas()
 
@@ -79,9 +88,12 @@ class ArmServer(TlsServer):
         for provider in self.forbidden:
             if provider in path:
                 raise _refused(403, "AuthorizationFailed", f"{provider} may not be read")
-        account = f"{root}/resourceGroups/{GROUP}/providers/Microsoft.Batch/batchAccounts/{ACCOUNT}"
+        account = f"{root}/resourceGroups/{GROUP}/providers/Microsoft.Batch/batchAccounts"
+        account = f"{account}/{self._account}"
         if path == account:
-            return self._checked("BatchAccount", self._account(account))
+            return self._checked("BatchAccount", self._describe(account))
+        if path.startswith(f"{account}/pools/") and request.method == "PUT":
+            return self._make_pool(account, path.removeprefix(f"{account}/pools/"), request)
         if path == f"{root}/providers/Microsoft.Batch/locations/{REGION}/virtualMachineSkus":
             return self._checked("SupportedSkusResult", self._supported(request))
         if path == f"{root}/providers/Microsoft.Compute/skus":
@@ -97,20 +109,51 @@ class ArmServer(TlsServer):
         except Exception as error:
             raise _refused(401, "InvalidAuthenticationToken", str(error)) from error
 
-    def _account(self, path: str) -> dict[str, Any]:
+    def _describe(self, path: str) -> dict[str, Any]:
         properties = {
-            "accountEndpoint": f"{ACCOUNT}.{REGION}.batch.azure.com",
+            "accountEndpoint": f"{self._account}.{REGION}.batch.azure.com",
             "provisioningState": "Succeeded",
             "poolAllocationMode": "BatchService",
         }
         return {
             "id": path,
-            "name": ACCOUNT,
+            "name": self._account,
             "type": "Microsoft.Batch/batchAccounts",
             "location": REGION,
             "identity": {"type": "None"},
             "properties": properties | self.quotas,
         }
+
+    def _make_pool(self, account: str, name: str, request: Request) -> dict[str, Any]:
+        """Of the Batch service's account, where it is seen from then on."""
+        assert self._batch is not None
+        pool = json.loads(request.body)
+        before = len(self.violations)
+        self._checked("Pool", pool)
+        if request.headers.get("content-type") != "application/json":
+            self.violations.append("Pool: its content type")
+        if pool.keys() & {"id", "name", "type", "etag"}:
+            self.violations.append("Pool: properties that are read only")
+        if len(self.violations) > before:
+            raise _refused(400, "InvalidRequestBody", "; ".join(self.violations[before:]))
+        wanted = pool["identity"].get("userAssignedIdentities", {})
+        if denied := [each for each in wanted if each.lower() not in self.assignable]:
+            said = f"no permission to perform userAssignedIdentities/assign/action on {denied[0]}"
+            raise _refused(403, "LinkedAuthorizationFailed", said)
+        if request.headers.get("if-none-match") == "*" and self._batch.world.pools.get(name):
+            raise _refused(412, "PreconditionFailed", "The pool exists.")
+        try:
+            with self._batch.world.lock:
+                self._batch.pools.add(_of_service(name, pool))
+                self._batch.world.changed.notify_all()
+        except wire.Refused as refused:
+            raise _refused(refused.status, refused.code, refused.said) from refused
+        made = pool["properties"] | {"provisioningState": "Succeeded"}
+        own = {"id": f"{account}/pools/{name}", "name": name, "etag": 'W/"0x8D4EDFEBFADF4AB"'}
+        kind = {"type": "Microsoft.Batch/batchAccounts/pools"}
+        return self._checked(
+            "Pool", own | kind | {"identity": pool["identity"], "properties": made}
+        )
 
     def _supported(self, request: Request) -> dict[str, Any]:
         at = int(request.query.get("skip", 0))
@@ -210,6 +253,46 @@ def _refused(status: int, code: str, message: str) -> Refusal:
     return Refusal(status, {"error": {"code": code, "message": message}})
 
 
+def _of_service(name: str, pool: Mapping[str, Any]) -> dict[str, Any]:
+    """A pool of Resource Manager's as the Batch service has it: with its own names of places, and
+    its spelling of values."""
+    properties = dict(pool["properties"])
+    scale = properties.pop("scaleSettings")["autoScale"]
+    deployment = properties.pop("deploymentConfiguration")
+    text = json.dumps(deployment | properties)
+    for theirs, own in _SPELLINGS.items():
+        text = text.replace(json.dumps(theirs), json.dumps(own))
+    return dict(json.loads(text)) | {
+        "id": name,
+        "enableAutoScale": True,
+        "autoScaleFormula": scale["formula"],
+        "autoScaleEvaluationInterval": scale["evaluationInterval"],
+        "identity": {
+            "type": pool["identity"]["type"],
+            "userAssignedIdentities": [
+                {
+                    "resourceId": each,
+                    "clientId": str(uuid.uuid4()),
+                    "principalId": str(uuid.uuid4()),
+                }
+                for each in pool["identity"]["userAssignedIdentities"]
+            ],
+        },
+    }
+
+
+_SPELLINGS = {
+    "Admin": "admin",
+    "DockerCompatible": "dockerCompatible",
+    "NoPublicIPAddresses": "nopublicipaddresses",
+    "Pack": "pack",
+    "Pool": "pool",
+    "StandardSSD_LRS": "standardssd_lrs",
+    "Zonal": "zonal",
+    "nodeAgentSkuId": "nodeAgentSKUId",
+}
+
+
 def _schemas() -> Mapping[str, Any]:
     """Validators of what Batch answers; none where the definition is not."""
     batch = definition_file()
@@ -224,7 +307,7 @@ def _schemas() -> Mapping[str, Any]:
         name: jsonschema_rs.Draft4Validator(
             {"$ref": f"#/definitions/{name}", "definitions": closed}
         )
-        for name in ("BatchAccount", "SupportedSkusResult")
+        for name in ("BatchAccount", "Pool", "SupportedSkusResult")
     }
 
 

@@ -1,4 +1,4 @@
-"""A container registry for tests, on loopback over plain HTTP, which Docker allows there.
+"""A container registry for tests, on loopback, where Docker allows plain HTTP and any authority.
 
 Source: the OCI Distribution Specification, "Pull". Every repository holds the same image.
 """
@@ -12,6 +12,7 @@ import json
 import threading
 from pathlib import Path
 
+from tests.services.certificates import Certificate
 from tests.services.loopback_http import LoopbackHttp, QuietHandler
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -29,9 +30,11 @@ class Registry(LoopbackHttp):
     `flaky/…` ends the first connection without an answer, `slow/…` sends its layer in small pieces
     until `go_on` is set; any other one is well."""
 
-    def __init__(self, layer: Path, *, closed: bool = False) -> None:
+    def __init__(
+        self, layer: Path, *, closed: bool = False, certificate: Certificate | None = None
+    ) -> None:
         """`layer`: tar file of the image's only layer. A `closed` one is for `USER` alone."""
-        super().__init__(_Handler)
+        super().__init__(_Handler, certificate)
         self._closed = closed
         content = layer.read_bytes()
         packed = gzip.compress(content, 1)
@@ -69,9 +72,9 @@ class Registry(LoopbackHttp):
         kind = path.removeprefix("/v2/").partition("/")[0]
         if kind == "flaky" and not seen and "/manifests/" in path:
             request.close_connection = True
-        elif kind == "private" or (self._closed and request.headers["Authorization"] != _LOGIN):
+        elif kind == "private" or not self.is_known(request):
             request.send_response(401)
-            request.send_header("WWW-Authenticate", 'Basic realm="test"')
+            request.send_header("WWW-Authenticate", self.challenge(request))
             self._error(request, "UNAUTHORIZED", "authentication required")
         elif path == "/v2/":
             request.send_response(200)
@@ -87,6 +90,19 @@ class Registry(LoopbackHttp):
         else:
             request.send_response(404)
             self._error(request, "MANIFEST_UNKNOWN", "manifest unknown")
+
+    def is_known(self, request: QuietHandler) -> bool:
+        """Whether a request shows a login that this registry takes."""
+        return not self._closed or request.headers["Authorization"] == _LOGIN
+
+    def challenge(self, request: QuietHandler) -> str:
+        """How to log in, for one that does not."""
+        del request
+        return 'Basic realm="test"'
+
+    def exchange(self, request: QuietHandler) -> None:
+        """Answer a POST, of which a plain registry knows none."""
+        request.reply(404)
 
     def _error(self, request: QuietHandler, code: str, message: str) -> None:
         body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
@@ -112,6 +128,9 @@ class _Handler(QuietHandler):
 
     def do_HEAD(self) -> None:
         self.owner.answer(self)
+
+    def do_POST(self) -> None:
+        self.owner.exchange(self)
 
 
 def _digest(data: bytes) -> str:

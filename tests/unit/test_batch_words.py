@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from tesazure.backends.azure_batch import words
+from tesazure.backends.azure_batch.known import Known, fold
 from tesazure.backends.azure_batch.listing import row_of
-from tesazure.backends.azure_batch.watch import Known, fold
 from tesazure.backends.azure_batch.words import Row
 from tesazure.model import State
 from tesazure.report import Ended, Said, Started, encode
@@ -122,7 +124,10 @@ def test_rows_are_read_from_the_sdks_models() -> None:
             "id": "k",
             "state": "completed",
             "previousState": "running",
+            "stateTransitionTime": "2026-01-01T00:00:20Z",
+            "requiredSlots": 3,
             "executionInfo": {
+                "startTime": "2026-01-01T00:00:10Z",
                 "exitCode": 3,
                 "requeueCount": 2,
                 "retryCount": 0,
@@ -135,8 +140,13 @@ def test_rows_are_read_from_the_sdks_models() -> None:
             "nodeInfo": {"nodeId": "n1"},
         }
     )
-    expected = Row("completed", 3, "FailureExitCode", "The task exited so.", 2, "n1", "running")
-    assert row_of(task) == expected
+    begun = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    assert row_of(task) == Row(
+        *("completed", 3, "FailureExitCode", "The task exited so.", 2, "n1", "running"),
+        started=begun + 10,
+        changed=begun + 20,
+        slots=3,
+    )
     assert row_of(models.BatchTask({"id": "k", "state": "active"})) == Row("active")
 
 

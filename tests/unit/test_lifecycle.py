@@ -12,7 +12,9 @@ from tesazure.lifecycle import (
     MOST_TOLD,
     TRANSITIONS,
     Advance,
+    Bill,
     Cancel,
+    Facts,
     Phase,
     Reclaim,
     Release,
@@ -343,3 +345,47 @@ def test_an_ended_task_is_only_tidied(state: State) -> None:
     assert decide(facts(state, handle=None), None, NOW, POLICY) == [Reclaim("k")]
     assert decide(facts(state, released=True), None, NOW, POLICY) == []
     assert decide(facts(state, attempt=False), None, NOW, POLICY) == []
+
+
+BILL = Bill(usd_per_hour=0.36, since=NOW - 100, facts={"vm_size": "a"})
+COST = {
+    "vm_size": "a",
+    "estimated_cost_usd": "0.010000",
+    "estimated_cost_until": datetime.fromtimestamp(NOW, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+}
+
+
+def bills(facts: Facts, phase: Phase, of: Report) -> list[dict[str, str]]:
+    """What is decided about an observation with a bill: each of them that is to be written."""
+    observed = msgspec.structs.replace(seen(phase, of), bill=BILL)
+    found = decide(facts, observed, NOW, POLICY)
+    return [each.bill for each in found if isinstance(each, Advance | Retry) and each.bill]
+
+
+@pytest.mark.parametrize("phase", [Phase.EXITED, Phase.MISSING, Phase.PREEMPTED])
+@pytest.mark.parametrize("number", [1, POLICY.max_retries + 1])
+@pytest.mark.parametrize("events", [0, 5])
+def test_a_lost_attempt_is_billed_once(phase: Phase, number: int, events: int) -> None:
+    lost = facts(State.RUNNING, number=number)
+    assert bills(lost, phase, report(events=events)) == [COST]
+
+
+def test_an_attempt_that_has_to_be_ended_is_billed() -> None:
+    late = facts(State.RUNNING, max_runtime_s=1.0, started=NOW - 1000)
+    assert bills(late, Phase.RUNNING, report()) == [COST]
+    canceled = facts(State.CANCELING, cancel_asked=NOW - 100)
+    assert bills(canceled, Phase.RUNNING, report()) == [COST]
+
+
+def test_one_that_goes_on_is_not_billed_yet_and_one_that_ended_bills_itself() -> None:
+    assert bills(facts(State.RUNNING), Phase.RUNNING, report()) == []
+    assert bills(facts(State.CANCELING), Phase.RUNNING, report()) == []
+    for end in (State.CANCELED, State.COMPLETE, State.SYSTEM_ERROR):
+        assert bills(facts(State.RUNNING), Phase.EXITED, report(end)) == []
+    assert bills(facts(State.CANCELING), Phase.EXITED, report(State.CANCELED)) == []
+
+
+def test_a_loss_at_a_known_time_is_billed_until_then() -> None:
+    bill = msgspec.structs.replace(BILL, until=NOW - 50)
+    assert bill.metadata(NOW)["estimated_cost_usd"] == "0.005000"
+    assert msgspec.structs.replace(BILL, usd_per_hour=None).metadata(NOW) == {"vm_size": "a"}

@@ -32,6 +32,19 @@ BATCH = {
     "storage_account_key": KEY,
 }
 SUBNET = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/n"
+POOL_IDENTITY = (
+    "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity"
+    "/userAssignedIdentities/puller"
+)
+ARM = {
+    "azure_identity": "default",
+    "azure_subscription_id": "99999999-2222-3333-4444-555555555555",
+    "batch_resource_group": "g",
+}
+PULLED = {
+    "private_docker_registry_url": "r.azurecr.io",
+    "batch_pool_identity_id": POOL_IDENTITY,
+}
 SIGN_IN = {"aad_verify": "True", "aad_audience": "an-id", "aad_tenant_id": "contoso.org"}
 
 
@@ -143,6 +156,8 @@ def test_tasks_run_in_batch_where_there_is_an_account(
         {**BATCH, "batch_account_url": "http://127.0.0.1:8080"},
         {**BATCH, "batch_pool_ids": "mine,theirs"},
         {**without("batch_account_key"), "batch_subnet_id": SUBNET, "azure_identity": "default"},
+        {**BATCH, **ARM, **PULLED},
+        {**BATCH, **PULLED, "batch_override_pool_id": "mine"},
     ],
 )
 def test_what_works(given: dict[str, str]) -> None:
@@ -192,6 +207,25 @@ def test_what_works(given: dict[str, str]) -> None:
             "BATCH_SUBNET_ID: is missing; nodes without",
         ),
         ({**BATCH, "batch_subnet_id": SUBNET}, "BATCH_ACCOUNT_KEY: must be empty with BATCH_SUBN"),
+        ({**BATCH, **PULLED}, "BATCH_POOL_IDENTITY_ID: pools with an identity are made by"),
+        (
+            {**BATCH, **ARM, **PULLED, "batch_pool_identity_id": "puller"},
+            "BATCH_POOL_IDENTITY_ID: must be a resource id",
+        ),
+        (
+            {**BATCH, **ARM, "batch_pool_identity_id": POOL_IDENTITY},
+            "PRIVATE_DOCKER_REGISTRY_URL: is missing; BATCH_POOL_IDENTITY_ID pulls",
+        ),
+        (
+            {
+                **BATCH,
+                **ARM,
+                **PULLED,
+                "private_docker_registry_username": "u",
+                "private_docker_registry_password": PLANTED,
+            },
+            "BATCH_POOL_IDENTITY_ID: is in place of",
+        ),
         ({**BATCH, "batch_pool_ids": "a b"}, "BATCH_POOL_IDS: must be at most 64 letters"),
         ({**BATCH, "batch_pool_ids": "mine,Tesazure-x"}, "BATCH_POOL_IDS: must not begin with"),
         (

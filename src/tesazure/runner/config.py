@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from tesazure.access import Endpoints
+from tesazure.access import Endpoints, RegistryIdentity
 
 
 class NodeConfig(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -37,6 +37,8 @@ class NodeConfig(msgspec.Struct, omit_defaults=True, frozen=True):
     cache_bytes: int = 0
     """How large that may become; 0: nothing is kept."""
     tail_bytes: int = 65536
+    registry_identity: RegistryIdentity | None = None
+    """With which the private registry's images are pulled, where there is no password for it."""
     facts: dict[str, str] = {}
     """For the attempt's metadata, noted first."""
     cost_per_hour_usd: float | None = None

@@ -29,7 +29,7 @@ from typing import Literal
 
 import msgspec
 
-from tesazure.access import Access, Endpoints
+from tesazure.access import Access, Endpoints, RegistryIdentity
 from tesazure.errors import ConfigurationError, EngineError, StorageError
 from tesazure.model import State
 from tesazure.plan import Plan
@@ -111,6 +111,8 @@ class NodeAttempt(msgspec.Struct, frozen=True, kw_only=True):
     tail_bytes: int = 65536
     shared_global: str = ""
     """Directory below AZ_BATCH_NODE_MOUNTS_DIR seen as /tes-wd/shared-global; empty: none."""
+    registry_identity: RegistryIdentity | None = None
+    """An identity of this node that pulls the private registry's images, if there is one."""
     facts: dict[str, str] = {}
     """For the attempt's metadata, noted first: vm_size, vm_price_per_hour_usd, …"""
     cost_per_hour_usd: float | None = None
@@ -265,6 +267,7 @@ class Node:
             endpoints=msgspec.structs.replace(attempt.endpoints, ca_bundle=bundle),
             network=attempt.network,
             tail_bytes=attempt.tail_bytes,
+            registry_identity=attempt.registry_identity,
             facts=facts,
             cost_per_hour_usd=cost,
         )

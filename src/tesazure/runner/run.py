@@ -17,14 +17,14 @@ from typing import Literal
 
 import msgspec
 
-from tesazure.access import Access
+from tesazure.access import Access, RegistryLogin, is_of_registry
 from tesazure.errors import StorageError, StorageUnavailable, TesazureError
 from tesazure.model import FileType, State
 from tesazure.plan import GB, SHARED_GLOBAL, Plan, contains
 from tesazure.report import Ended, ExecutorEnded, ExecutorStarted, Noted, Started, Typed, Uploaded
 from tesazure.runner import stage
 from tesazure.runner.config import AttemptDir, NodeConfig
-from tesazure.runner.engines.base import Container, Engine, Exit, Mount
+from tesazure.runner.engines.base import Container, Engine, Exit, Login, Mount
 from tesazure.runner.engines.choose import make_engine
 from tesazure.runner.interrupt import Interrupted, Interruption
 from tesazure.runner.journal import Journal, now
@@ -205,10 +205,11 @@ class Attempt:
     def _run_steps(self, plan: Plan, node: NodeConfig, engine: Engine) -> str:
         """Run the executors in order; why they failed, or nothing."""
         prepared: set[str] = set()
+        login = self._login(node)
         for index, step in enumerate(plan.steps):
             if step.image not in prepared:
                 with self._timed("pull_s"):
-                    engine.prepare(step.image, self._say, self._access.registry)
+                    engine.prepare(step.image, self._say, login)
                 prepared.add(step.image)
             with self._timed("run_s"):
                 failure = self._run_step(index, plan, node, engine)
@@ -217,6 +218,21 @@ class Attempt:
             if failure:
                 self._journal.say("warning", f"{failure}; ignored, as ignore_error says")
         return ""
+
+    def _login(self, node: NodeConfig) -> Login:
+        """By the password of the private registry, or by the node's identity."""
+        own, identity = self._access.registry, node.registry_identity
+
+        def login(image: str) -> RegistryLogin | None:
+            if own is not None:
+                return own if own.serves(image) else None
+            if identity is None or not is_of_registry(image, identity.host):
+                return None
+            from tesazure.runner.registry_login import login_by
+
+            return login_by(identity, node.endpoints.ca_bundle)
+
+        return login
 
     def _run_step(self, index: int, plan: Plan, node: NodeConfig, engine: Engine) -> str:
         step = plan.steps[index]

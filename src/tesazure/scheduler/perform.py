@@ -175,7 +175,7 @@ class Performer:
         changes: dict[str, Any] = {"state": action.state, "released": released, "via": via}
         report = action.report
         if action.state in TERMINAL:
-            changes["log"] = _ended_log(task.attempt, report, action.said)
+            changes["log"] = _ended_log(task.attempt, report, action.said, action.bill)
             if report is not None and (report.input_types or report.output_types):
                 changes["document"] = await self._typed(task.id, report)
         else:
@@ -199,7 +199,7 @@ class Performer:
             "state": State.QUEUED,
             "via": State.INITIALIZING if task.state is State.QUEUED else None,
             "handle": handle,
-            "log": _ended_log(task.attempt, action.report, [said]),
+            "log": _ended_log(task.attempt, action.report, [said], action.bill),
             "released": released,
             "retry_at": time.time() + action.delay_s,
         }
@@ -306,9 +306,13 @@ def _time_of(line: str) -> str:
 
 
 def _ended_log(
-    attempt: AttemptRecord | None, report: Report | None, said: Sequence[str]
+    attempt: AttemptRecord | None,
+    report: Report | None,
+    said: Sequence[str],
+    bill: dict[str, str] | None = None,
 ) -> bytes | None:
-    """The log of an attempt that is over: it has an end, and `said` among its system_logs."""
+    """The log of an attempt that is over: it has an end, and `said` among its system_logs. `bill`
+    says what it cost, unless it has said that itself."""
     if attempt is None:
         return None
     if report is not None and _is_news(attempt, report):
@@ -317,6 +321,8 @@ def _ended_log(
         ended = _committed(attempt)
     now = _now()
     ended.system_logs.extend(reports.system_line(now, "error", line) for line in said)
+    if "estimated_cost_usd" not in ended.metadata:
+        ended.metadata = {**(bill or {}), **ended.metadata}
     if ended.end_time is msgspec.UNSET:
         ended.end_time = now
     return _encoder.encode(ended)

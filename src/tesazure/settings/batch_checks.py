@@ -21,6 +21,11 @@ _SUBNET = re.compile(
     r"/virtualNetworks/[^/]+/subnets/[^/]+",
     re.IGNORECASE,
 )
+_IDENTITY = re.compile(
+    r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.ManagedIdentity"
+    r"/userAssignedIdentities/[^/]+",
+    re.IGNORECASE,
+)
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _POOL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """Batch, "Pool - Add Pool", id."""
@@ -32,7 +37,7 @@ _SHARE = re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(-[a-z0-9]+)*")
 
 def batch_conflicts(s: Settings) -> list[str]:
     """Every problem."""
-    problems = [*_account(s), *_forms(s), *_nodes(s)]
+    problems = [*_account(s), *_forms(s), *_nodes(s), *_pool_identity(s)]
     if s.compute_backend == "batch":
         problems += _missing(s)
     return problems
@@ -113,6 +118,31 @@ def _forms(s: Settings) -> Iterator[str]:
         yield f"{missing}: is missing; sizes and quotas are read with both or not at all"
     if s.retail_prices_url:
         yield from endpoint("RETAIL_PRICES_URL", s.retail_prices_url, path=True)[1]
+
+
+def _pool_identity(s: Settings) -> Iterator[str]:
+    if not s.batch_pool_identity_id:
+        return
+    if not _IDENTITY.fullmatch(s.batch_pool_identity_id):
+        yield (
+            "BATCH_POOL_IDENTITY_ID: must be a resource id, /subscriptions/…/resourceGroups/…/"
+            "providers/Microsoft.ManagedIdentity/userAssignedIdentities/…"
+        )
+    if not s.private_docker_registry_url:
+        yield "PRIVATE_DOCKER_REGISTRY_URL: is missing; BATCH_POOL_IDENTITY_ID pulls images of it"
+    if s.private_docker_registry_password:
+        yield (
+            "BATCH_POOL_IDENTITY_ID: is in place of PRIVATE_DOCKER_REGISTRY_USERNAME and"
+            " PRIVATE_DOCKER_REGISTRY_PASSWORD; set one or the other"
+        )
+    # "Configure managed identities in Batch pools".
+    can_ask_arm = identity_of(s).exists and s.azure_subscription_id and s.batch_resource_group
+    if not can_ask_arm and not s.batch_override_pool_id:
+        yield (
+            "BATCH_POOL_IDENTITY_ID: pools with an identity are made by Azure Resource Manager; set"
+            " AZURE_SUBSCRIPTION_ID, BATCH_RESOURCE_GROUP, and AZURE_CLIENT_ID, AZURE_SECRET and"
+            " AZURE_TENANT, or AZURE_IDENTITY=default"
+        )
 
 
 def _nodes(s: Settings) -> Iterator[str]:

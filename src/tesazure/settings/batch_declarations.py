@@ -93,6 +93,15 @@ class BatchSettings(msgspec.Struct, frozen=True, kw_only=True):
             " deleted. A task can use what its pool's nodes may use, also an identity of theirs."
         ),
     ] = ()
+    batch_pool_identity_id: Annotated[
+        str,
+        Help(
+            "Resource id of the user-assigned managed identity that nodes pull images of"
+            " PRIVATE_DOCKER_REGISTRY_URL with, an Azure Container Registry, in place of a user and"
+            " password. Pools with it are made by Azure Resource Manager: needs an identity of the"
+            " server's, AZURE_SUBSCRIPTION_ID and BATCH_RESOURCE_GROUP."
+        ),
+    ] = ""
     batch_image: Annotated[
         str,
         Help(

@@ -232,7 +232,7 @@ class Settings(BatchSettings, frozen=True, kw_only=True):
         str,
         Help(
             "Container registry that the next two are for, as host, host:port or URL; they are used"
-            " for its images alone.",
+            " for its images alone. On Azure Batch, BATCH_POOL_IDENTITY_ID can be in their place.",
             live=True,
         ),
     ] = ""

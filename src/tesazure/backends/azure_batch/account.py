@@ -57,7 +57,7 @@ class Gone(Refused):
 
 
 class Exists(Refused):
-    """There is such a thing already (409)."""
+    """There is such a thing already (409; 412 of Resource Manager)."""
 
 
 class Account:
@@ -184,11 +184,16 @@ def _refusal(operation: str, error: HttpResponseError) -> Refused:
         said = said.partition("; ")[0]
         said += "; check BATCH_ACCOUNT_KEY, or the roles of this server's identity on the account"
     text = f"Azure Batch would not {operation}: {said} ({code or status})"
+    return refusal_of(text, code, status, _retry_after(error))
+
+
+def refusal_of(text: str, code: str, status: int, retry_after_s: float = 0.0) -> Refused:
+    """What an answer of Batch's means, by its code and status."""
     if code.endswith(_GONE) and code != "ResourceNotFound":
         return Gone(text, code, status)
-    if status == 409 and code.endswith("Exists"):
+    if status == 412 or (status == 409 and code.endswith("Exists")):
         return Exists(text, code, status)
-    return Refused(text, code, status, _retry_after(error))
+    return Refused(text, code, status, retry_after_s)
 
 
 def _retry_after(error: HttpResponseError) -> float:

@@ -1,4 +1,5 @@
-"""What Azure Resource Manager says of a Batch account: quotas, and the VM sizes of its region."""
+"""What Azure Resource Manager says of a Batch account: quotas, and the VM sizes of its region. And
+the pools that it alone can make, which are those with an identity."""
 
 from __future__ import annotations
 
@@ -8,11 +9,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from tesazure.azure_identity import credential_of, short
+from tesazure.backends.azure_batch.account import refusal_of
+from tesazure.backends.azure_batch.arm_pool import resource_of
 from tesazure.backends.azure_batch.config import BatchConfig
 from tesazure.backends.azure_batch.sizes import GIB, MIB, Quotas, VmSize
 from tesazure.errors import BackendUnavailable
 
 if TYPE_CHECKING:
+    from azure.batch.models import BatchPoolCreateOptions
+    from azure.core.exceptions import HttpResponseError
     from azure.mgmt.batch import BatchManagementClient
     from azure.mgmt.compute import ComputeManagementClient
 
@@ -25,7 +30,7 @@ RETRIES = 2
 
 
 class Arm:
-    """Reads. Its methods block, and raise BackendUnavailable. Needs an identity with the roles that
+    """Its methods block, and raise BackendUnavailable. Needs an identity with the roles that
     docs/batch.md names."""
 
     def __init__(self, config: BatchConfig) -> None:
@@ -98,6 +103,41 @@ class Arm:
             for each in listed
             if (size := size_of(each, skus.get(str(each.name).lower()), region)) is not None
         )
+
+    def make_pool(self, form: BatchPoolCreateOptions) -> None:
+        """Pool - Create, with the identity that settings name. May be called again. Raises Exists
+        where there is one of its id, Gone while that is being deleted, Refused."""
+        from azure.core import MatchConditions
+        from azure.core.exceptions import AzureError, HttpResponseError
+
+        config = self._config
+        try:
+            self._batch.pool.create(
+                config.resource_group,
+                config.account,
+                form.id,
+                resource_of(form, config.pool_identity),
+                match_condition=MatchConditions.IfMissing,
+            )
+        except HttpResponseError as error:
+            raise _refusal(error) from error
+        except AzureError as error:
+            text = f"Azure Resource Manager cannot be reached to make a pool: {short(error)}"
+            raise BackendUnavailable(text) from error
+
+
+def _refusal(error: HttpResponseError) -> BackendUnavailable:
+    status = error.status_code or 0
+    code = (error.error.code if error.error is not None else None) or ""
+    said = (error.error.message if error.error is not None else None) or short(error)
+    said = said.strip().splitlines()[0][:500]
+    if status in (401, 403):
+        said += (
+            "; check the roles of this server's identity on the account, and Managed Identity"
+            " Operator on BATCH_POOL_IDENTITY_ID"
+        )
+    text = f"Azure Resource Manager would not make a pool: {said} ({code or status})"
+    return refusal_of(text, code, status)
 
 
 def size_of(supported: Any, sku: Any, region: str) -> VmSize | None:

@@ -13,12 +13,14 @@ import msgspec
 from tesazure.access import Access
 from tesazure.backends.azure_batch import tasks
 from tesazure.backends.azure_batch.account import Account, Gone, Refused
+from tesazure.backends.azure_batch.bill import facts_of
 from tesazure.backends.azure_batch.catalog import Catalog
 from tesazure.backends.azure_batch.config import BatchConfig
 from tesazure.backends.azure_batch.files import AttemptFiles
+from tesazure.backends.azure_batch.known import Known
 from tesazure.backends.azure_batch.pools import Pools
 from tesazure.backends.azure_batch.shapes import Placement, place
-from tesazure.backends.azure_batch.watch import Known, Pace, Watch
+from tesazure.backends.azure_batch.watch import Pace, Watch
 from tesazure.backends.base import Capabilities, Capacity, Check, LogChunk, Stream
 from tesazure.errors import BackendError, BackendUnavailable
 from tesazure.lifecycle import Handle, Observation, Phase
@@ -271,7 +273,8 @@ class AzureBatchBackend:
             network=config.network,
             tail_bytes=config.tail_bytes,
             shared_global=config.file_share,
-            facts=_facts(placement, job),
+            registry_identity=config.registry_identity,
+            facts=facts_of(placement, job),
             cost_per_hour_usd=_cost_per_hour(placement.price_per_hour_usd, placement),
             dedicated_price_per_hour_usd=dedicated_price,
             dedicated_cost_per_hour_usd=dedicated_cost,
@@ -329,20 +332,6 @@ def _is_over(known: Known) -> bool:
 def _has_ended(known: Known, executor: int) -> bool:
     logs = known.report.log.logs
     return executor < len(logs) and logs[executor].exit_code is not None
-
-
-def _facts(placement: Placement, job: str) -> dict[str, str]:
-    shape = placement.shape
-    facts = {
-        "batch_job": job,
-        "vm_share": f"{placement.slots}/{shape.slots}",
-    }
-    if not shape.pool:  # of others' pools nothing is known
-        facts["vm_size"] = shape.vm_size
-        facts["vm_kind"] = "spot" if shape.spot else "dedicated"
-    if placement.price_per_hour_usd is not None:
-        facts["vm_price_per_hour_usd"] = f"{placement.price_per_hour_usd:.6g}"
-    return facts
 
 
 def _cost_per_hour(price: float | None, placement: Placement) -> float | None:

@@ -130,11 +130,11 @@ class Catalog:
         return not said
 
     async def _read_quotas(self) -> Read:
-        arm = await self._client()
+        arm = await self.arm()
         return msgspec.structs.replace(self._read, quotas=await asyncio.to_thread(arm.quotas))
 
     async def _read_sizes(self) -> Read:
-        arm = await self._client()
+        arm = await self.arm()
         sizes = await asyncio.to_thread(arm.sizes)
         if not sizes:
             raise BackendUnavailable(f"Azure lists no VM sizes for Batch in {self._config.region}")
@@ -147,7 +147,8 @@ class Catalog:
             raise BackendUnavailable(f"Azure has no prices of VMs in {config.region}")
         return msgspec.structs.replace(self._read, prices=prices, prices_at=time.time())
 
-    async def _client(self) -> Arm:
+    async def arm(self) -> Arm:
+        """The client of Azure Resource Manager, until `stop`."""
         if self._arm is None:
             self._arm = await asyncio.to_thread(Arm, self._config)
         return self._arm

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from tesazure.access import Endpoints
+from tesazure.access import Endpoints, RegistryIdentity
 from tesazure.azure_identity import Identity
 
 
@@ -41,6 +41,9 @@ class BatchConfig(msgspec.Struct, frozen=True, kw_only=True):
     registry_user: str = ""
     registry_password: str = ""
     """PRIVATE_DOCKER_REGISTRY_*: also for pulling the runner's own image."""
+    pool_identity: str = ""
+    """ARM id of a user-assigned identity that nodes have; it pulls the registry's images, for which
+    there is no password then."""
 
     image: str = "microsoft-dsvm:ubuntu-hpc:2404:latest"
     """Of the nodes: publisher:offer:sku:version; the node agent is discovered from
@@ -100,6 +103,13 @@ class BatchConfig(msgspec.Struct, frozen=True, kw_only=True):
         """Host or host:port of the private registry, in lower case."""
         url = self.registry_url
         return urlsplit(url if "://" in url else f"//{url}").netloc.lower()
+
+    @property
+    def registry_identity(self) -> RegistryIdentity | None:
+        """By which nodes log in to the private registry; None: not by an identity."""
+        if not self.pool_identity or not self.registry_host:
+            return None
+        return RegistryIdentity(host=self.registry_host, id=self.pool_identity)
 
     def __repr__(self) -> str:
         return f"BatchConfig({self.account})"

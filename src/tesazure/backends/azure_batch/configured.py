@@ -45,6 +45,7 @@ def config_of(s: Settings, identity: str, cache_dir: Path) -> BatchConfig:
         registry_url=s.private_docker_registry_url,
         registry_user=s.private_docker_registry_username,
         registry_password=s.private_docker_registry_password,
+        pool_identity=s.batch_pool_identity_id,
         image=s.batch_image,
         node_agent=s.batch_node_agent,
         subnet=s.batch_subnet_id,

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 OVERLAP = timedelta(seconds=30)
 """How far a list of changes reaches back behind the newest one seen: they need not become visible
 in the order of their times, and the SDK's times are a little short."""
-_SELECT = ["id", "state", "stateTransitionTime", "previousState", "executionInfo", "nodeInfo"]
+_SELECT = [
+    "id",
+    "state",
+    "stateTransitionTime",
+    "previousState",
+    "requiredSlots",
+    "executionInfo",
+    "nodeInfo",
+]
 
 
 @dataclass(slots=True)
@@ -91,6 +99,9 @@ def row_of(task: models.BatchTask) -> Row:
     return Row(
         state=_state(task.state),
         previous=_state(task.previous_state),
+        started=_epoch(info.start_time if info is not None else None),
+        changed=_epoch(task.state_transition_time),
+        slots=task.required_slots or 1,
         exit_code=info.exit_code if info is not None else None,
         code=(failed.code or "") if failed is not None else "",
         message=_sentence(failed.message) if failed is not None else "",
@@ -101,6 +112,10 @@ def row_of(task: models.BatchTask) -> Row:
 
 def _state(state: models.BatchTaskState | str | None) -> str:
     return str(getattr(state, "value", state) or "").lower()
+
+
+def _epoch(time: datetime | None) -> float | None:
+    return None if time is None else time.timestamp()
 
 
 def _sentence(text: str | None) -> str:

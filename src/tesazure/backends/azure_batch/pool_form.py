@@ -29,8 +29,8 @@ GUARD = (
     "deny -d 168.63.129.16 -p tcp ! --dport 53; "
     "deny -d 168.63.129.16 -p udp ! --dport 53'"
 )
-"""Keeps containers from the instance metadata service, which would give them tokens of an identity
-that somebody adds to the pool, and from the platform's wire server, but for names, for which it is
+"""Keeps containers from the instance metadata service, which would give them tokens of the pool's
+identity, whoever gave it one, and from the platform's wire server, but for names, for which it is
 asked ("Azure Instance Metadata Service", "What is IP address 168.63.129.16?").
 
 Table mangle, not Docker's chain DOCKER-USER: Docker never writes there, whichever of its backends
@@ -55,6 +55,7 @@ def pool_id(config: BatchConfig, shape: Shape) -> str:
         config.runner_image,
         config.registry_host,
         config.registry_user,
+        config.pool_identity,
         GUARD,
         msgspec.json.encode(shape).decode(),
     )

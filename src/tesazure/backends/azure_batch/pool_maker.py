@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from functools import partial
 from typing import TYPE_CHECKING
 
 from tesazure.backends.azure_batch import begun, images, pool_form
@@ -15,6 +15,7 @@ from tesazure.backends.azure_batch.config import BatchConfig
 from tesazure.backends.azure_batch.images import NodeImage
 from tesazure.backends.azure_batch.pool_look import text_of
 from tesazure.backends.azure_batch.shapes import Shape
+from tesazure.backends.azure_batch.tasks import registry_of
 from tesazure.errors import BackendUnavailable, Unplaceable
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class PoolMaker:
                 self._config, id_, shape, image, scale, encrypted=encrypted
             )
             try:
-                await self._account.call("make a pool", partial(_create_pool, form))
+                await self._create_pool(form)
             except Exists:
                 return await self._find_alive(id_)
             except Gone as error:
@@ -59,14 +60,24 @@ class PoolMaker:
                 log.info("made pool %s of %s", id_, shape.vm_size)
                 return None
 
+    async def _create_pool(self, form: models.BatchPoolCreateOptions) -> None:
+        if self._config.pool_identity:
+            arm = await self._catalog.arm()
+            await asyncio.to_thread(arm.make_pool, form)
+        else:
+            await self._account.call("make a pool", lambda client: client.create_pool(form))
+
     async def _find_alive(self, id_: str) -> models.BatchPool:
         """With its formula."""
-        found = await self._account.call(
-            "get a pool",
-            lambda client: client.get_pool(
-                id_, select=["id", "state", "enableAutoScale", "autoScaleFormula"]
-            ),
-        )
+        try:
+            found = await self._account.call(
+                "get a pool",
+                lambda client: client.get_pool(
+                    id_, select=["id", "state", "enableAutoScale", "autoScaleFormula"]
+                ),
+            )
+        except Gone as error:  # since it was found to be there
+            raise _being_deleted(id_) from error
         if text_of(found.state) == "deleting":
             raise _being_deleted(id_)
         return found
@@ -77,7 +88,7 @@ class PoolMaker:
             found = await self._account.call(
                 "get a pool",
                 lambda client: client.get_pool(
-                    id_, select=["id", "state", "virtualMachineConfiguration"]
+                    id_, select=["id", "state", "virtualMachineConfiguration", "identity"]
                 ),
             )
         except Gone:
@@ -88,6 +99,12 @@ class PoolMaker:
         if machine is None or machine.container_configuration is None:
             raise Unplaceable(
                 f"pool {id_} cannot run containers: it was made without a containerConfiguration"
+            )
+        wanted = self._config.pool_identity
+        if wanted and registry_of(self._config) is not None and wanted.lower() not in _ids(found):
+            raise Unplaceable(
+                f"pool {id_} has not the identity of BATCH_POOL_IDENTITY_ID, with which its nodes"
+                " are to pull the runner's image"
             )
 
     async def make_job(self, id_: str, pool: str, shape: Shape) -> None:
@@ -177,8 +194,10 @@ class PoolMaker:
         return error
 
 
-def _create_pool(form: models.BatchPoolCreateOptions, client: BatchClient) -> None:
-    client.create_pool(form)
+def _ids(pool: models.BatchPool) -> set[str]:
+    """ARM ids of the identities that a pool has, in lower case."""
+    assigned = pool.identity.user_assigned_identities if pool.identity is not None else None
+    return {each.resource_id.lower() for each in assigned or ()}
 
 
 def _being_deleted(pool: str) -> BackendUnavailable:

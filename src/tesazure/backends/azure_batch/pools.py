@@ -31,7 +31,7 @@ from tesazure.backends.azure_batch.growth import Told
 from tesazure.backends.azure_batch.pool_look import look_at, text_of
 from tesazure.backends.azure_batch.pool_maker import PoolMaker
 from tesazure.backends.azure_batch.pool_words import Look
-from tesazure.backends.azure_batch.shapes import Shape
+from tesazure.backends.azure_batch.shapes import Placement, Shape
 from tesazure.errors import BackendError, BackendUnavailable
 
 log = logging.getLogger(__name__)
@@ -179,6 +179,16 @@ class Pools:
         if pool is None:
             return pool_words.waiting(job, None)
         return pool_words.waiting(pool.id, pool.look)
+
+    def placement(self, job: str, slots: int) -> Placement | None:
+        """Where an attempt that takes so many slots is, by its job; None: not known."""
+        pool = self._pools.get(job)
+        if pool is None or pool.shape is None:
+            return None
+        shape = pool.shape
+        size = self._catalog.sizes.find(shape.vm_size)
+        price = size.price(shape.spot) if size is not None else None
+        return Placement(shape=shape, slots=slots, price_per_hour_usd=price)
 
     def is_lost(self, job: str) -> bool:
         """Whether the pool of a job was gone at the last look, and is not ours to make again:

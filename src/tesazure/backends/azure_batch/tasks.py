@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from tesazure.access import RegistryLogin
+from tesazure.access import is_of_registry
 from tesazure.backends.azure_batch.account import Account, Gone, Refused, told
 from tesazure.backends.azure_batch.config import BatchConfig
 from tesazure.errors import BackendUnavailable
@@ -28,6 +28,9 @@ CLOSED = frozenset(
 """Batch's codes of a job that takes no tasks any more, said of the collection or of each task."""
 RUN_OPTIONS = "--rm --init --user 0 -v /var/run/docker.sock:/var/run/docker.sock"
 """The runner is root, as the node's Docker wants, and starts executors beside itself by it."""
+NODES_NETWORK = "--network host"
+"""For a runner that asks for tokens of the node's identity: from a container's own network nothing
+reaches the metadata service, see `pool_form.GUARD`. Executors have theirs as ever."""
 
 
 def describe(
@@ -41,7 +44,9 @@ def describe(
         command_line=COMMAND,
         container_settings=models.BatchTaskContainerSettings(
             image_name=config.runner_image,
-            container_run_options=RUN_OPTIONS,
+            container_run_options=(
+                f"{RUN_OPTIONS} {NODES_NETWORK}" if config.registry_identity else RUN_OPTIONS
+            ),
             registry=registry_of(config),
             working_directory="taskWorkingDirectory",
         ),
@@ -62,13 +67,15 @@ def registry_of(config: BatchConfig) -> models.ContainerRegistryReference | None
     from azure.batch import models
 
     host = config.registry_host
-    if not config.registry_password or not host:
+    if not host or not is_of_registry(config.runner_image, host):
         return None
-    login = RegistryLogin(host, config.registry_user, config.registry_password)
-    if not login.serves(config.runner_image):
+    if config.registry_identity is not None:
+        identity = models.BatchNodeIdentityReference(resource_id=config.pool_identity)
+        return models.ContainerRegistryReference(registry_server=host, identity_reference=identity)
+    if not config.registry_password:
         return None
     return models.ContainerRegistryReference(
-        registry_server=host, username=login.user, password=login.password
+        registry_server=host, username=config.registry_user, password=config.registry_password
     )
 
 

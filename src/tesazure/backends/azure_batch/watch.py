@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from tesazure import report as reports
 from tesazure.backends.azure_batch import words
 from tesazure.backends.azure_batch.account import Account, Gone
+from tesazure.backends.azure_batch.bill import bill_of
 from tesazure.backends.azure_batch.files import AttemptFiles
+from tesazure.backends.azure_batch.known import Known, fold
 from tesazure.backends.azure_batch.listing import Listing
 from tesazure.backends.azure_batch.pools import Pools
 from tesazure.backends.azure_batch.words import Row
 from tesazure.errors import BackendError, BackendUnavailable
-from tesazure.lifecycle import Observation, Phase
-from tesazure.report import Report
+from tesazure.lifecycle import Bill, Observation, Phase
 
 log = logging.getLogger(__name__)
 
@@ -56,56 +56,6 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """Between looks for pools that nobody uses."""
     unasked_s: float = 600.0
     """After so long an attempt that nobody asks for is forgotten: another server has it."""
-
-
-@dataclass(slots=True)
-class Known:
-    """One attempt, as far as it is known."""
-
-    job: str
-    report: Report = field(default_factory=Report)
-    read: int = 0
-    """Bytes of the report that are folded into `report`."""
-    torn: bytes = b""
-    """The beginning of a line whose end has not been read."""
-    begun: bool = False
-    """There is a report: its runner has begun."""
-    stripped: bool = False
-    """Its secrets are no longer in storage."""
-    row: Row | None = None
-    looked_at: bool = False
-    missing: bool = False
-    lost: bool = False
-    """It had begun when Batch queued it again."""
-    settled: bool = False
-    """The report was read after the task had been seen completed: it tells nothing more."""
-    since: float = field(default_factory=time.monotonic)
-    asked: float = field(default_factory=time.monotonic)
-    """When somebody last wanted to know of it, on the monotonic clock."""
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more is to be learnt."""
-        return self.report.ended is not None or self.settled or self.missing or self.lost
-
-    @property
-    def waits(self) -> bool:
-        """Whether it waits for a node."""
-        return not self.begun and (self.row is None or self.row.state == "active")
-
-    @property
-    def is_doubtful(self) -> bool:
-        """Whether it has begun, and Batch said that it waits when that was not known yet: before it
-        began, or once more. No list of changes need tell which."""
-        return self.begun and self.row is not None and self.row.state == "active"
-
-    def take(self, row: Row) -> bool:
-        """Take note of what Batch says now; whether it is new."""
-        before = self.row, self.lost
-        self.row = row
-        # Only what was known to have begun before this look has begun before it was queued again.
-        self.lost = self.lost or (row.queued_again and self.begun)
-        return before != (self.row, self.lost)
 
 
 class Watch:
@@ -213,23 +163,26 @@ class Watch:
         report, row = known.report, known.row
         if report.ended is not None:
             return Observation(Phase.EXITED, report)
+        slots = row.slots if row is not None else 1
+        bill = bill_of(known, self._pools.placement(known.job, slots))
         if known.over:
-            return self._lost(known)
+            return self._lost(known, bill)
         if known.begun:
-            return Observation(Phase.RUNNING, report)
+            return Observation(Phase.RUNNING, report, bill=bill)
         if self._pools.is_lost(known.job):
-            return Observation(Phase.MISSING, report, waits)
-        return Observation(Phase.PENDING, report, words.progress(row, waits))
+            return Observation(Phase.MISSING, report, waits, bill)
+        return Observation(Phase.PENDING, report, words.progress(row, waits), bill)
 
-    def _lost(self, known: Known) -> Observation:
+    def _lost(self, known: Known, bill: Bill | None) -> Observation:
         """One that comes to no end of its own."""
-        row = known.row
+        report, row = known.report, known.row
         if known.missing or row is None:
-            return Observation(Phase.MISSING, known.report, "there is no such Batch task any more")
+            text = "there is no such Batch task any more"
+            return Observation(Phase.MISSING, report, text, bill)
         node = self._pools.failed_node(known.job, row.node)
-        if known.lost or row.is_taken(known.begun):
-            return Observation(Phase.PREEMPTED, known.report, words.loss(row, node))
-        return Observation(Phase.EXITED, known.report, words.failure(row, node))
+        if known.is_taken:
+            return Observation(Phase.PREEMPTED, report, words.loss(row, node), bill)
+        return Observation(Phase.EXITED, report, words.failure(row, node), bill)
 
     async def _wait_for_look(self, keys: Collection[str], patience_s: float) -> None:
         """Until the attempts have been looked at, or a pass failed."""
@@ -480,19 +433,6 @@ class _Look:
         if known.row is not None and known.row.completed and not known.settled:
             self.news = known.settled = True
         known.missing = known.missing or key in self.absent
+        if not known.missing and known.row is not None and known.row.state == "running":
+            known.alive = time.time()
         known.looked_at = True
-
-
-def fold(known: Known, data: bytes) -> list[str]:
-    """Carry a report on by what was read of it. What was wrong with lines that nobody understands,
-    which are left out."""
-    known.read += len(data)
-    whole, newline, torn = (known.torn + data).rpartition(b"\n")
-    known.torn = torn
-    spoilt = []
-    for line in (whole + newline).splitlines(keepends=True):
-        try:
-            reports.fold(reports.decode(line), known.report)
-        except (msgspec.MsgspecError, IndexError, UnicodeDecodeError) as error:
-            spoilt.append(str(error))
-    return spoilt

@@ -35,7 +35,8 @@ _MEANINGS = {
     "ContainerInvalidRegistry": "the registry of the runner's image cannot be used",
     "ContainerPoolNotSupported": "the pool's nodes run no containers: it needs another image",
     "ContainerRegistryAuthenticationFailed": (
-        "the registry of the runner's image refuses the login: check PRIVATE_DOCKER_REGISTRY_*"
+        "the registry of the runner's image refuses the login: check PRIVATE_DOCKER_REGISTRY_*, or"
+        " the role AcrPull of BATCH_POOL_IDENTITY_ID"
     ),
     "DiskFull": "the node's disk is full; ask for more disk_gb",
     "JobDisabled": "the Batch job was disabled by somebody",
@@ -65,6 +66,12 @@ class Row(msgspec.Struct, frozen=True):
     """Id of the node that has or had it."""
     previous: str = ""
     """Its state before; empty: it had none."""
+    started: float | None = None
+    """When it began to run the last time; None: it has not ("BatchTaskExecutionInfo.StartTime")."""
+    changed: float | None = None
+    """When it came into its state. Both in seconds since the epoch."""
+    slots: int = 1
+    """That it takes on its node."""
 
     @property
     def completed(self) -> bool:

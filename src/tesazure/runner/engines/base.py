@@ -51,6 +51,15 @@ class Container(msgspec.Struct, frozen=True):
     network: bool
 
 
+Login = Callable[[str], RegistryLogin | None]
+"""The login that an image is to be pulled with, asked for right before; None: without one. Raises
+ImageUnavailable, EngineUnavailable."""
+
+
+def nobody(_image: str) -> None:
+    """The Login of whoever has none."""
+
+
 class Exit(msgspec.Struct, frozen=True):
     """How a container ended. 127: command not found; 126: not executable; 137 with `out_of_memory`:
     killed for exceeding its memory. `detail` is the engine's own words, if any."""
@@ -66,9 +75,9 @@ class Engine(Protocol):
 
     name: str
 
-    def prepare(self, image: str, say: Say, login: RegistryLogin | None = None) -> None:
-        """Have the image here, pulling it if need be, with progress through `say`. `login` is for
-        images of its registry alone, and kept nowhere.
+    def prepare(self, image: str, say: Say, login: Login = nobody) -> None:
+        """Have the image here, pulling it if need be, with progress through `say`. What `login`
+        gives is kept nowhere.
         Raises ImageUnavailable (final) or EngineUnavailable (retryable)."""
         ...
 

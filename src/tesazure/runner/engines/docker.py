@@ -10,9 +10,8 @@ from typing import Literal
 
 import docker
 
-from tesazure.access import RegistryLogin
 from tesazure.runner.engines import images
-from tesazure.runner.engines.base import Container, Exit, Say
+from tesazure.runner.engines.base import Container, Exit, Login, Say, nobody
 from tesazure.runner.engines.docker_client import connect, remove, speaking
 from tesazure.runner.engines.docker_create import LABEL_ATTEMPT
 from tesazure.runner.engines.docker_run import Run
@@ -33,7 +32,7 @@ class DockerEngine:
     def _client(self) -> docker.APIClient:
         return connect(self.host, self.name)
 
-    def prepare(self, image: str, say: Say, login: RegistryLogin | None = None) -> None:
+    def prepare(self, image: str, say: Say, login: Login = nobody) -> None:
         """See base.Engine."""
         images.prepare(self._client, self.name, image, say, login)
 

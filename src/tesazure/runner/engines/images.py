@@ -10,9 +10,8 @@ from typing import Any
 import docker
 from docker.errors import APIError, DockerException, ImageNotFound
 
-from tesazure.access import RegistryLogin
 from tesazure.errors import EngineUnavailable, ImageUnavailable
-from tesazure.runner.engines.base import Say
+from tesazure.runner.engines.base import Login, Say, nobody
 from tesazure.runner.engines.docker_client import LOST, without_queries, words
 
 PROGRESS_S = 5.0
@@ -63,7 +62,7 @@ def prepare(
     engine: str,
     image: str,
     say: Say,
-    login: RegistryLogin | None = None,
+    login: Login = nobody,
 ) -> None:
     """Have the image here, pulling it unless it is. See Engine.prepare."""
     check_reference(image)
@@ -87,15 +86,12 @@ def prepare(
         time.sleep(_PATIENCE_S)
 
 
-def _pull(
-    client: docker.APIClient, engine: str, image: str, say: Say, login: RegistryLogin | None
-) -> str:
+def _pull(client: docker.APIClient, engine: str, image: str, say: Say, login: Login) -> str:
     """One try: why it failed, or nothing."""
-    own = None
-    if login is not None and login.serves(image):
-        own = {"username": login.user, "password": login.password}
     say("info", f"pulling {image}")
     start = spoken = time.monotonic()
+    found = login(image)
+    own = None if found is None else {"username": found.user, "password": found.password}
     progress = Progress()
     try:
         for event in client.pull(image, stream=True, decode=True, auth_config=own):

@@ -22,10 +22,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from tesazure.access import RegistryLogin
 from tesazure.errors import EngineError, EngineUnavailable
 from tesazure.runner.engines import cgroup
-from tesazure.runner.engines.base import Container, Exit, Say
+from tesazure.runner.engines.base import Container, Exit, Login, Say, nobody
 from tesazure.runner.engines.sandbox_view import View
 from tesazure.runner.tree import make_readable
 
@@ -78,7 +77,7 @@ class SandboxEngine:
         """`kill` came during this `run`, which may be between two tries to make the sandbox."""
         self._warned: set[str] = set()
 
-    def prepare(self, image: str, say: Say, login: RegistryLogin | None = None) -> None:
+    def prepare(self, image: str, say: Say, login: Login = nobody) -> None:
         """Nothing to have here, but the user must know. Raises EngineUnavailable."""
         if shutil.which("bwrap") is None:
             raise EngineUnavailable("there is no program bwrap; apt install bubblewrap")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,31 +10,8 @@ import pytest
 from tesazure.errors import PermissionDenied, StorageError, StorageFull, StorageUnavailable
 from tesazure.storage.base import Entry
 from tesazure.storage.ftp import FtpStorage
-from tesazure.storage.patience import Patience
+from tests.service.ftp.conftest import SIZE
 from tests.services.ftp_server import WHO, FtpServer
-
-QUICK = Patience(attempts=4, pause_s=0.001, read_s=5, progress_bytes=10_000)
-SIZE = 3_000_000
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    directory = tmp_path / "served"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
-def server(root: Path) -> Iterator[FtpServer]:
-    with FtpServer(root) as server:
-        yield server
-
-
-@pytest.fixture
-def storage() -> Iterator[FtpStorage]:
-    storage = FtpStorage(patience=QUICK)
-    yield storage
-    storage.close()
 
 
 def test_a_server_that_does_not_replace_by_renaming(

@@ -8,7 +8,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,30 +25,8 @@ from tesazure.storage.base import Entry
 from tesazure.storage.ftp import FtpStorage
 from tesazure.storage.patience import Patience
 from tesazure.storage.sockets import connect
+from tests.service.ftp.conftest import QUICK, SIZE
 from tests.services.ftp_server import WHO, FtpServer
-
-QUICK = Patience(attempts=4, pause_s=0.001, read_s=5, progress_bytes=10_000)
-SIZE = 3_000_000
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    directory = tmp_path / "served"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
-def server(root: Path) -> Iterator[FtpServer]:
-    with FtpServer(root) as server:
-        yield server
-
-
-@pytest.fixture
-def storage() -> Iterator[FtpStorage]:
-    storage = FtpStorage(patience=QUICK)
-    yield storage
-    storage.close()
 
 
 def test_without_a_user_it_is_anonymous(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,24 +16,10 @@ from tesazure.backends.azure_batch.catalog import Catalog
 from tesazure.backends.azure_batch.pools import Pools
 from tesazure.backends.azure_batch.shapes import Shape
 from tesazure.errors import BackendUnavailable, Unplaceable
-from tests.service.batch_pool_site import D2, SPOT, Site, until
-from tests.services.batch_server import BatchServer
+from tests.service.batch_pools.pool_site import D2, SPOT, Site, until
 from tests.services.batch_wire import Refused, Request, invalid_value
 
 PASSWORD = "the-registrys-password"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[BatchServer]:
-    with BatchServer(tmp_path / "batch", simulation=lambda task: int(task.killed.wait(30))) as b:
-        yield b
-
-
-@pytest.fixture
-async def site(server: BatchServer, tmp_path: Path) -> AsyncIterator[Site]:
-    found = Site(server, tmp_path)
-    yield found
-    await found.close()
 
 
 # -- made

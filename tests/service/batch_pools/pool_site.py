@@ -29,7 +29,10 @@ class Site:
     def __init__(self, server: BatchServer, directory: Path) -> None:
         self.server, self.directory = server, directory
         self.client = BatchClient(server.url, AzureNamedKeyCredential(server.account, server.key))
+        self.more: dict[str, Any] = {}
+        """Of every configuration."""
         self._accounts: list[Account] = []
+        self._catalogs: list[Catalog] = []
 
     def config(self, **more: Any) -> BatchConfig:
         """Of the installation."""
@@ -46,13 +49,15 @@ class Site:
             "max_nodes": 5,
             "cache_dir": self.directory / "cache",
         }
-        return msgspec.convert(usual | more, BatchConfig)
+        return msgspec.convert(usual | self.more | more, BatchConfig)
 
     async def pools(self, *, between_s: float = BETWEEN_FORMULAS_S, **more: Any) -> Pools:
         """As of a server that starts."""
         config = self.config(**more)
         account = await self.account()
-        found = Pools(config, account, Catalog(config), look_s=0, between_s=between_s)
+        catalog = Catalog(config)
+        self._catalogs.append(catalog)
+        found = Pools(config, account, catalog, look_s=0, between_s=between_s)
         await found.start()
         return found
 
@@ -65,8 +70,8 @@ class Site:
 
     async def close(self) -> None:
         """Let go of all."""
-        for account in self._accounts:
-            await account.stop()
+        for each in (*self._accounts, *self._catalogs):
+            await each.stop()
         self.client.close()
 
     def add(self, job: str, *tasks: str) -> None:

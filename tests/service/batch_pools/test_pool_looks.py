@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
 from azure.batch import models
 
 from tesazure.backends.azure_batch import pools
-from tests.service.batch_pool_site import D2, SPOT, Site, until
+from tests.service.batch_pools.pool_site import D2, SPOT, Site, until
 from tests.services.batch_formula import Samples, evaluate
 from tests.services.batch_pools import Demand
-from tests.services.batch_server import BatchServer, NodeScript
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[BatchServer]:
-    with BatchServer(tmp_path / "batch", simulation=lambda task: int(task.killed.wait(30))) as b:
-        yield b
-
-
-@pytest.fixture
-async def site(server: BatchServer, tmp_path: Path) -> AsyncIterator[Site]:
-    found = Site(server, tmp_path)
-    yield found
-    await found.close()
-
+from tests.services.batch_server import NodeScript
 
 # -- grown
 

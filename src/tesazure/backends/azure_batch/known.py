@@ -1,0 +1,91 @@
+"""What is known of one attempt on Batch. No I/O."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+
+from tesazure import report as reports
+from tesazure.backends.azure_batch.words import Row
+from tesazure.report import Report
+
+
+@dataclass(slots=True)
+class Known:
+    """One attempt, as far as it is known."""
+
+    job: str
+    report: Report = field(default_factory=Report)
+    read: int = 0
+    """Bytes of the report that are folded into `report`."""
+    torn: bytes = b""
+    """The beginning of a line whose end has not been read."""
+    begun: bool = False
+    """There is a report: its runner has begun."""
+    stripped: bool = False
+    """Its secrets are no longer in storage."""
+    row: Row | None = None
+    looked_at: bool = False
+    missing: bool = False
+    lost: bool = False
+    """It had begun when Batch queued it again."""
+    started: float = math.inf
+    """When Batch began it first, in seconds since the epoch."""
+    alive: float = -math.inf
+    """When it was last known to run, likewise."""
+    settled: bool = False
+    """The report was read after the task had been seen completed: it tells nothing more."""
+    since: float = field(default_factory=time.monotonic)
+    asked: float = field(default_factory=time.monotonic)
+    """When somebody last wanted to know of it, on the monotonic clock."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be learnt."""
+        return self.report.ended is not None or self.settled or self.missing or self.lost
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for a node."""
+        return not self.begun and (self.row is None or self.row.state == "active")
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether its node was taken from it."""
+        return self.lost or (self.row is not None and self.row.is_taken(self.begun))
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it has begun, and Batch said that it waits when that was not known yet: before it
+        began, or once more. No list of changes need tell which."""
+        return self.begun and self.row is not None and self.row.state == "active"
+
+    def take(self, row: Row) -> bool:
+        """Take note of what Batch says now; whether it is new."""
+        before = self.row, self.lost
+        self.row = row
+        if row.started is not None:  # Batch tells of the last time it did
+            self.started = min(self.started, row.started)
+        elif not self.begun:  # its node went before the runner began: it may get another one
+            self.started = math.inf
+        # Only what was known to have begun before this look has begun before it was queued again.
+        self.lost = self.lost or (row.queued_again and self.begun)
+        return before != (self.row, self.lost)
+
+
+def fold(known: Known, data: bytes) -> list[str]:
+    """Carry a report on by what was read of it. What was wrong with lines that nobody understands,
+    which are left out."""
+    known.read += len(data)
+    whole, newline, torn = (known.torn + data).rpartition(b"\n")
+    known.torn = torn
+    spoilt = []
+    for line in (whole + newline).splitlines(keepends=True):
+        try:
+            reports.fold(reports.decode(line), known.report)
+        except (msgspec.MsgspecError, IndexError, UnicodeDecodeError) as error:
+            spoilt.append(str(error))
+    return spoilt
