@@ -47,18 +47,25 @@ class Bill(msgspec.Struct, frozen=True):
     facts: dict[str, str] = {}
     """Of the machine, for the metadata, where the report has none."""
 
-    def metadata(self, now: float) -> dict[str, str]:
-        """Entries for the metadata of the attempt, which is over."""
+    def metadata(self, placed: float, now: float) -> dict[str, str]:
+        """Entries for the metadata of the attempt, which is over. What other clocks say counts as
+        far as it fits the own one, by which the attempt was `placed` and it is `now`."""
         if self.usd_per_hour is None:
             return self.facts
-        until = max(self.since, now if self.until is None else self.until)
-        cost = (until - self.since) / 3600 * self.usd_per_hour
+        since = max(self.since, placed - CLOCKS_S)
+        until = max(since, min(now if self.until is None else self.until, now + CLOCKS_S))
+        cost = (until - since) / 3600 * self.usd_per_hour
         text = datetime.fromtimestamp(until, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         return {
             **self.facts,
             "estimated_cost_usd": f"{cost:.6f}",
             "estimated_cost_until": text,
         }
+
+
+CLOCKS_S = 900.0
+"""How far the clocks of a backend and its nodes may be from the own one, in seconds: an attempt is
+billed for no time outside of this."""
 
 
 class Observation(msgspec.Struct, frozen=True):
@@ -262,7 +269,8 @@ def _cancel(
             return [Cancel(attempt.handle)]
         if now < facts.cancel_asked + policy.cancel_grace_s:
             return _news(facts, seen.report)
-    return [Release(attempt.handle), Advance(State.CANCELED, seen.report, bill=_bill(seen, now))]
+    bill = _bill(attempt, seen, now)
+    return [Release(attempt.handle), Advance(State.CANCELED, seen.report, bill=bill)]
 
 
 def _news(facts: Facts, report: Report, waits: str = "") -> list[Action]:
@@ -285,7 +293,7 @@ def _follow(
     stopped = ended is not None and ended.state is State.CANCELED
     if overdue and (stopped or (alive and ended is None)):
         said = f"timed out: the attempt did not end within its limit of {limit:g} s"
-        bill = _bill(seen, now)
+        bill = _bill(attempt, seen, now)
         return [Release(handle), *_end(facts, report, State.SYSTEM_ERROR, (said,), bill)]
     if ended is not None and not stopped:
         return _finish(facts, attempt, handle, ended, report, policy)
@@ -294,7 +302,7 @@ def _follow(
         return _lost(facts, attempt, handle, (what, State.SYSTEM_ERROR), seen, now, policy)
     if seen.phase is Phase.PENDING and _is_stale(facts, attempt, now, policy):
         what = "it waited for a machine until its credentials were about to end"
-        return _again(facts, handle, what, report, policy)
+        return _again(facts, handle, what, report, policy, _bill(attempt, seen, now))
     if alive:
         return _live_on(facts, report, seen.reason)
     return _lost(facts, attempt, handle, _LOSSES[seen.phase], seen, now, policy)
@@ -358,7 +366,7 @@ def _lost(
     policy: Policy,
 ) -> list[Action]:
     what, final = loss
-    report, bill = seen.report, _bill(seen, now)
+    report, bill = seen.report, _bill(attempt, seen, now)
     reason = f"{what}: {seen.reason}" if seen.reason else what
     if attempt.number <= policy.max_retries:
         return _again(facts, handle, reason, report, policy, bill)
@@ -366,11 +374,11 @@ def _lost(
     return [Release(handle), *_end(facts, report, final, (said,), bill)]
 
 
-def _bill(seen: Observation, now: float) -> dict[str, str]:
+def _bill(attempt: Attempt, seen: Observation, now: float) -> dict[str, str]:
     """For the metadata of an attempt that is over: a report with an end has said it."""
     if seen.bill is None or seen.report.ended is not None:
         return {}
-    return seen.bill.metadata(now)
+    return seen.bill.metadata(attempt.started, now)
 
 
 def _again(

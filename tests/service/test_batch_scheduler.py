@@ -433,6 +433,7 @@ async def test_an_attempt_without_a_report_is_paid_for(one: BatchAssembly) -> No
     [log] = logs(record)
     assert log.metadata["vm_size"].startswith("Standard_")
     assert log.metadata["vm_kind"] == "dedicated"
+    assert "estimated_cost_until" in log.metadata
     assert is_billed(log) or float(log.metadata["estimated_cost_usd"]) == 0
     assert await all_spent(one) == pytest.approx(float(log.metadata["estimated_cost_usd"]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from tesazure.access import RegistryIdentity
 from tesazure.model import State
 from tesazure.runner.node import ExitCode
 from tests.conftest import refuse
 from tests.service.node_bench import NodeBench, node_bench, plan_of, until
+from tests.services.metadata_service import POOL_IDENTITY
 
 
 @pytest.fixture
@@ -57,6 +60,51 @@ async def test_last_words_are_found_in_a_log_of_any_size(node: NodeBench) -> Non
     code, said = node.ended(process)
     assert code == ExitCode.DIED
     assert "the runner was killed by SIGKILL: last words\n" in said
+
+
+BWRAP = """#!/bin/sh
+case "$*" in *--version) echo "bwrap: Can't mount /newroot: gone" >&2; exit 1 ;; esac
+exec {bwrap} "$@"
+"""
+"""Fails for whoever only tries whether it can make a sandbox."""
+
+
+async def test_an_engine_that_did_not_answer_at_first_is_asked_by_the_attempt(
+    node: NodeBench, short_dir: Path
+) -> None:
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        refuse("there is no program bwrap (Debian package bubblewrap)")
+    (short_dir / "bwrap").write_text(BWRAP.format(bwrap=bwrap))
+    (short_dir / "bwrap").chmod(0o755)
+    attempt = await node.attempt(plan_of("true"))
+    process = node.start(await node.download(attempt), PATH=f"{short_dir}:{os.environ['PATH']}")
+    code, said = node.ended(process)
+    assert code == ExitCode.ENDED
+    assert "cannot make a sandbox here: bwrap: Can't mount /newroot: gone" in said
+    found = await node.report(attempt.key)
+    assert found.ended is not None
+    assert found.ended.state is State.COMPLETE, found.log.system_logs
+    assert found.log.metadata["engine"] == "sandbox"
+
+
+async def test_executors_are_never_in_a_network_in_which_identities_have_tokens(
+    node: NodeBench,
+) -> None:
+    identity = RegistryIdentity(host="reg.azurecr.io", id=POOL_IDENTITY)
+    plan = plan_of("true")
+    code, _, attempt = await node.run(plan, registry_identity=identity)
+    assert code == ExitCode.ENDED
+    found = await node.report(attempt.key)
+    assert found.ended is not None
+    assert found.ended.state is State.SYSTEM_ERROR
+    assert not found.ended.retryable
+    assert found.ended.reason.startswith("the sandbox engine runs no executors on a node with an")
+    assert found.log.logs == []
+    _, _, attempt = await node.run(plan, registry_identity=identity, network=False)
+    found = await node.report(attempt.key)
+    assert found.ended is not None
+    assert found.ended.state is State.COMPLETE, found.log.system_logs
 
 
 SPOT = {"vm_kind": "spot", "vm_price_per_hour_usd": "0.02"}

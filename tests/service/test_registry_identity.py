@@ -78,6 +78,17 @@ def test_an_identity_that_the_registry_does_not_know_says_so(
     assert not any(token in str(caught.value) for token in metadata.tokens)
 
 
+@pytest.mark.parametrize(
+    ("status", "words"), [(403, "its firewall"), (404, "is an Azure Container Registry")]
+)
+def test_what_a_registry_refuses_for_other_reasons_is_told_apart(
+    identity: RegistryIdentity, registry: AzureRegistry, status: int, words: str
+) -> None:
+    registry.troubles = [(status, b"")]
+    with pytest.raises(ImageUnavailable, match=rf"status {status}\): .*{words}"):
+        login(identity, registry)
+
+
 @pytest.mark.parametrize("trouble", [404, 410, 429, 500, 503, None])
 def test_a_metadata_service_is_asked_again_after_what_passes(
     identity: RegistryIdentity,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,41 @@ def test_what_fails_once_is_tried_again(short_dir: Path, monkeypatch: pytest.Mon
     assert run(short_dir, monkeypatch, waits=False, kill=False) == Exit(0)
     assert (short_dir / "stdout").read_text() == "ran\n"
     assert (short_dir / "stderr").read_text() == ""
+
+
+FAILS = """#!/bin/sh
+echo x >> {mark}
+[ "$(wc -l < {mark})" -gt {times} ] && exec {bwrap} "$@"
+echo "bwrap: Can't remount /newroot/run: gone" >&2
+exit 1
+"""
+
+
+@pytest.mark.parametrize(("times", "made"), [(2, True), (99, False)])
+def test_whether_sandboxes_can_be_made_is_tried_again(
+    short_dir: Path, times: int, made: bool
+) -> None:
+    """Else a server or node that begins while a file system goes has no engine."""
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        refuse("there is no program bwrap (Debian package bubblewrap)")
+    mark, program = short_dir / "mark", short_dir / "bwrap"
+    program.write_text(FAILS.format(mark=mark, times=times, bwrap=bwrap))
+    program.chmod(0o755)
+    code = "from tesazure.runner.engines.choose import try_sandbox; print(try_sandbox())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PATH": f"{short_dir}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert mark.read_text() == "x\n" * 3
+    if made:
+        assert done.stdout.startswith("bubblewrap ")
+    else:
+        assert "cannot make a sandbox here: bwrap: Can't remount /newroot/run: gone" in done.stderr
 
 
 def test_what_was_killed_is_not_tried_again(

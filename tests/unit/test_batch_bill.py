@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tesazure.backends.azure_batch.bill import bill_of, facts_of
+from tesazure.backends.azure_batch import bill as bills
+from tesazure.backends.azure_batch.bill import facts_of
 from tesazure.backends.azure_batch.known import Known
 from tesazure.backends.azure_batch.shapes import Placement, Shape
 from tesazure.backends.azure_batch.words import Row
@@ -37,6 +38,13 @@ def known(*rows: Row, began: float | None = None, **metadata: str) -> Known:
     return found
 
 
+def bill_of(known: Known, placement: Placement | None) -> Bill | None:
+    """Asks for the placement of this attempt alone."""
+    return bills.bill_of(
+        known, lambda job, slots: placement if (job, slots) == ("job", 1) else None
+    )
+
+
 def test_one_that_has_no_node_costs_nothing() -> None:
     assert bill_of(known(), PLACEMENT) is None
     assert bill_of(known(Row("active", changed=T)), PLACEMENT) is None
@@ -53,7 +61,7 @@ def test_one_that_ended_without_a_report_had_it_until_then(code: str) -> None:
     found.settled = True
     bill = bill_of(found, PLACEMENT)
     assert bill == Bill(0.1, T, T + 90, FACTS)
-    assert bill.metadata(T + 1000) == {
+    assert bill.metadata(T, T + 1000) == {
         **FACTS,
         "estimated_cost_usd": "0.002500",
         "estimated_cost_until": "2026-01-01T00:01:30.000000Z",
@@ -82,6 +90,9 @@ def test_one_that_another_node_begins_costs_from_there() -> None:
     assert bill_of(found, PLACEMENT) is None
     found.take(Row("running", started=T + 400, changed=T + 400))
     assert bill_of(found, PLACEMENT) == Bill(0.1, T + 400, None, FACTS)
+    # Also where nobody saw that it waited in between.
+    found = known(RUNNING, Row("running", started=T + 400, changed=T + 400))
+    assert bill_of(found, PLACEMENT) == Bill(0.1, T + 400, None, FACTS)
 
 
 def test_one_that_somebody_deleted_had_it_as_long_as_it_was_known_to_run() -> None:
@@ -99,7 +110,7 @@ def test_one_that_somebody_deleted_had_it_as_long_as_it_was_known_to_run() -> No
     found.missing = True
     bill = bill_of(found, PLACEMENT)
     assert bill is not None
-    assert bill.metadata(T + 1000)["estimated_cost_usd"] == "0.000000"
+    assert bill.metadata(T, T + 1000)["estimated_cost_usd"] == "0.000000"
 
 
 def test_the_report_knows_the_node_better() -> None:
@@ -108,7 +119,7 @@ def test_the_report_knows_the_node_better() -> None:
     unknown = {"vm_share": "2/4", "vm_kind": "spot"}
     bill = bill_of(known(RUNNING, began=5, **unknown), PLACEMENT)
     assert bill == Bill(None, T, None, {})
-    assert bill.metadata(T + 60) == {}
+    assert bill.metadata(T, T + 60) == {}
 
 
 def test_without_a_price_there_is_no_cost() -> None:
@@ -116,7 +127,7 @@ def test_without_a_price_there_is_no_cost() -> None:
     theirs = Placement(shape=Shape(vm_size="", pool="theirs"))
     bill = bill_of(known(RUNNING), theirs)
     assert bill is not None
-    assert bill.metadata(T + 60) == {"batch_job": "job", "vm_share": "1/1"}
+    assert bill.metadata(T, T + 60) == {"batch_job": "job", "vm_share": "1/1"}
 
 
 @pytest.mark.parametrize("share", ["", "x", "1/0", "3/2"])
@@ -127,5 +138,30 @@ def test_a_share_that_is_none_is_no_price(share: str) -> None:
     assert bill.usd_per_hour == (1.0 if share == "3/2" else None)
 
 
+def test_what_a_report_tells_or_nobody_needs_is_not_looked_up() -> None:
+    """It would be for each attempt, and each time that anybody wants to know how they stand."""
+
+    def refuse(job: str, slots: int) -> Placement | None:
+        raise AssertionError(job, slots)
+
+    assert bills.bill_of(known(), refuse) is None
+    told = known(RUNNING, began=5, vm_share="1/2", vm_price_per_hour_usd="1")
+    assert bills.bill_of(told, refuse) == Bill(0.5, T, None, {})
+
+
+def test_no_clock_makes_a_cost_that_cannot_be() -> None:
+    """An hour, and a quarter of one on either side."""
+    nodes = known(RUNNING, began=-50 * 365 * 86400)
+    bill = bill_of(nodes, PLACEMENT)
+    assert bill is not None
+    assert bill.since < 0.5 * T
+    assert bill.metadata(T, T + 3600)["estimated_cost_usd"] == "0.125000"
+    late = Bill(0.1, T, T + 10**9).metadata(T, T + 3600)
+    assert late["estimated_cost_usd"] == "0.125000"
+    assert late["estimated_cost_until"] == "2026-01-01T01:15:00.000000Z"
+    # Clocks that differ by less cost what was told.
+    assert Bill(0.1, T - 600, T + 3000).metadata(T, T + 2400)["estimated_cost_usd"] == "0.100000"
+
+
 def test_clocks_that_differ_make_no_negative_cost() -> None:
-    assert Bill(1.0, T).metadata(T - 60)["estimated_cost_usd"] == "0.000000"
+    assert Bill(1.0, T).metadata(T - 90, T - 60)["estimated_cost_usd"] == "0.000000"

@@ -373,6 +373,11 @@ def test_a_lost_attempt_is_billed_once(phase: Phase, number: int, events: int) -
 def test_an_attempt_that_has_to_be_ended_is_billed() -> None:
     late = facts(State.RUNNING, max_runtime_s=1.0, started=NOW - 1000)
     assert bills(late, Phase.RUNNING, report()) == [COST]
+    stale = msgspec.structs.replace(POLICY, credential_s=5.0)
+    waits = msgspec.structs.replace(seen(Phase.PENDING), bill=BILL)
+    [_, again] = decide(facts(State.INITIALIZING), waits, NOW, stale)
+    assert isinstance(again, Retry)
+    assert again.bill == COST
     canceled = facts(State.CANCELING, cancel_asked=NOW - 100)
     assert bills(canceled, Phase.RUNNING, report()) == [COST]
 
@@ -387,5 +392,5 @@ def test_one_that_goes_on_is_not_billed_yet_and_one_that_ended_bills_itself() ->
 
 def test_a_loss_at_a_known_time_is_billed_until_then() -> None:
     bill = msgspec.structs.replace(BILL, until=NOW - 50)
-    assert bill.metadata(NOW)["estimated_cost_usd"] == "0.005000"
-    assert msgspec.structs.replace(BILL, usd_per_hour=None).metadata(NOW) == {"vm_size": "a"}
+    assert bill.metadata(NOW - 100, NOW)["estimated_cost_usd"] == "0.005000"
+    assert msgspec.structs.replace(BILL, usd_per_hour=None).metadata(NOW, NOW) == {"vm_size": "a"}

@@ -272,6 +272,33 @@ def test_connections_are_bounded(server: FaultyHttp) -> None:
     assert most[1] == MOST_CONNECTIONS
 
 
+def test_whoever_takes_long_for_what_came_has_no_stalled_connection(server: FaultyHttp) -> None:
+    """As the parts of an object do, whose progress is told one after the other."""
+    taken = threading.Event()
+
+    def answer(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "2")
+        handler.end_headers()
+        handler.write(b"a")
+        handler.wfile.flush()
+        taken.wait(20)
+        server.closing.wait(0.2)
+        handler.write(b"b")
+
+    def take_long(moved: int) -> None:
+        if moved and not taken.is_set():
+            time.sleep(2.2)
+            taken.set()
+
+    server.answers["/object"] = answer
+    came: list[bytes] = []
+    with contextlib.closing(Transport(patience=Patience(read_s=2))) as transport:
+        url = server.url("/object")
+        transport.send("GET", url, sink=lambda _: came.append, progress=take_long)
+    assert came == [b"a", b"b"]
+
+
 def test_a_stalled_upload_is_noticed(server: FaultyHttp, transport: Transport) -> None:
     server.rate, server.put_faults, server.in_a_row = 1, ("stall",), 10**6
     began = time.monotonic()

@@ -37,7 +37,7 @@ from tesazure.report import Ended, Started, decode, encode
 from tesazure.runner.append_blob import PATIENCE, VERSION, AppendBlob, Undeliverable, claim
 from tesazure.runner.config import AttemptDir, NodeConfig
 from tesazure.runner.courier import ENDED, Courier
-from tesazure.runner.engines.choose import DOCKER_SOCKET, find_engine, make_engine
+from tesazure.runner.engines.choose import DOCKER_SOCKET, PODMAN_SOCKET, find_engine, make_engine
 from tesazure.runner.interrupt import GRACE_S
 from tesazure.runner.journal import now
 from tesazure.runner.remains import Remains
@@ -56,6 +56,13 @@ SETTLE_S = 1.5
 SWEEP_S = 10.0
 """How often what killed runners of this node left is looked for, in seconds."""
 
+_USUAL = {
+    "auto": ("docker", DOCKER_SOCKET),
+    "docker": ("docker", DOCKER_SOCKET),
+    "podman": ("podman", PODMAN_SOCKET),
+    "sandbox": ("sandbox", ""),
+}
+"""Engine that is wanted -> which one it is where none answers, and at what host."""
 _CLEAN = frozenset({State.COMPLETE, State.EXECUTOR_ERROR})
 """Ends after which the engine has nothing left: `Engine.run` promised that."""
 _END = 2**20
@@ -167,7 +174,7 @@ class Node:
         self._environ = environ
         self._directory = AttemptDir(directory / "attempt")
         self._remains: Remains | None = None
-        self._engine: tuple[str, str] = ("docker", DOCKER_SOCKET)
+        self._engine = _USUAL[attempt.engine]
         self._process = -1
         """pidfd of the attempt's process."""
         self._is_asked_to_stop = False
@@ -230,9 +237,12 @@ class Node:
     def _begin(self) -> int:
         """Prepare the directory, end what others left here, and fork. Raises OSError."""
         attempt = self._attempt
-        with contextlib.suppress(ConfigurationError):  # the attempt's own try will tell
+        try:
             choice = find_engine(attempt.engine, "", "")
             self._engine = choice.name, choice.host
+        except ConfigurationError as error:  # it may answer by the time that the attempt asks it
+            _warn(str(error))
+            self._engine = _USUAL[attempt.engine]
         if shared := self._environ.get("AZ_BATCH_NODE_SHARED_DIR"):
             self._remains = Remains(Path(shared) / "tesazure")
             self._remains.enter(attempt.key)

@@ -35,6 +35,11 @@ LARGEST = 2**20
 """Bytes of an answer that are read."""
 _PATIENCE = Patience(attempts=5)
 _AGAIN = frozenset({404, 410, 429})
+_REMEDIES = {
+    401: "give it the role AcrPull there",
+    403: "give it the role AcrPull there, and let the nodes' network through its firewall",
+}
+_IS_ANOTHER = "check that PRIVATE_DOCKER_REGISTRY_URL is an Azure Container Registry"
 
 
 class _Token(msgspec.Struct):
@@ -125,7 +130,7 @@ def _exchange(identity: RegistryIdentity, token: str, ca_bundle: str) -> str:
     if not answer.succeeded:
         raise ImageUnavailable(
             f"{identity.host}: the registry does not take the identity {identity.id} (status"
-            f" {answer.status}): give it the role AcrPull there"
+            f" {answer.status}): {_REMEDIES.get(answer.status, _IS_ANOTHER)}"
         )
     return _read(answer.body, _Refresh, "the registry").refresh_token
 

@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from tesazure.access import Access, RegistryLogin, is_of_registry
-from tesazure.errors import StorageError, StorageUnavailable, TesazureError
+from tesazure.errors import EngineError, StorageError, StorageUnavailable, TesazureError
 from tesazure.model import FileType, State
 from tesazure.plan import GB, SHARED_GLOBAL, Plan, contains
 from tesazure.report import Ended, ExecutorEnded, ExecutorStarted, Noted, Started, Typed, Uploaded
@@ -140,6 +140,11 @@ class Attempt:
         for note in (*plan.notes, *self._access.notes):
             self._journal.say("warning", note)
         engine = make_engine(node.engine, node.engine_host, node.hidden)
+        if node.registry_identity is not None and node.network and engine.name == "sandbox":
+            raise EngineError(
+                "the sandbox engine runs no executors on a node with an identity: they would be in"
+                " the runner's network, where its tokens can be had; use Docker, or no network"
+            )
         self._journal.write(Noted(time=now(), metadata={"engine": engine.name}))
         plan, mounted = self._mounted(plan, node)
         self._tree = Tree(self._directory.root, (*_mounts(node), *mounted))

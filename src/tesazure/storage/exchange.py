@@ -93,12 +93,13 @@ class Line:
     def _run(self, talk: _Talk) -> tuple[int, str]:
         """How it ended: one of libcurl's codes, and its words."""
         while True:
+            looked = time.monotonic()
             _, active = self._multi.perform()
             if talk.caught is not None:
                 raise talk.caught
             if not active:
                 break
-            talk.tick()
+            talk.tick(looked)
             if self._multi.select(TICK_S) < 0:
                 time.sleep(0.01)  # there is no socket to wait for yet
         _, _, failed = self._multi.info_read()
@@ -196,9 +197,10 @@ class _Talk:
         curl.setopt(pycurl.READFUNCTION, self._on_more)
         curl.setopt(pycurl.SEEKFUNCTION, self._on_rewind)
 
-    def tick(self) -> None:
-        """Gives the Progress its chance. Raises Again for a connection that has stalled."""
-        now = time.monotonic()
+    def tick(self, now: float) -> None:
+        """Gives the Progress its chance. Raises Again for a connection that has stalled. `now`:
+        when libcurl last began to look what there is, on the monotonic clock. What comes while this
+        process has no processor has not stalled."""
         if self._progress and now - self._told >= TICK_S:
             self._told = now
             self._progress(0)
@@ -348,6 +350,7 @@ class _Talk:
         self._moved = self._told = time.monotonic()
         if self._progress and moved:
             self._progress(moved)
+            self._moved = time.monotonic()  # nothing was looked for meanwhile
 
 
 def _size_of(body: bytes | FilePart | None) -> int:

@@ -155,6 +155,14 @@ async def test_what_is_refused_is_said(site: Site, arm: ArmServer) -> None:
     assert await made.ensure(D2)
 
 
+async def test_a_server_that_cannot_sign_in_says_so(site: Site, arm: ArmServer) -> None:
+    wrong = msgspec.structs.replace(site.more["identity"], secret="another")
+    made = await site.pools(identity=wrong)
+    with pytest.raises(BackendUnavailable, match=r"cannot sign in to make .*AADSTS7000215"):
+        await made.ensure(D2)
+    assert puts(arm) == 0
+
+
 async def test_another_identity_is_another_pool(site: Site, arm: ArmServer) -> None:
     other = POOL_IDENTITY.replace("puller", "other")
     ids = {pool_form.pool_id(site.config(pool_identity=each), D2) for each in (other, "")}

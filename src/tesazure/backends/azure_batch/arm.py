@@ -120,6 +120,9 @@ class Arm:
                 match_condition=MatchConditions.IfMissing,
             )
         except HttpResponseError as error:
+            if error.status_code is None:  # a credential's, which gets no token
+                text = f"this server cannot sign in to make a pool: {short(error)}"
+                raise BackendUnavailable(text) from error
             raise _refusal(error) from error
         except AzureError as error:
             text = f"Azure Resource Manager cannot be reached to make a pool: {short(error)}"
@@ -130,7 +133,7 @@ def _refusal(error: HttpResponseError) -> BackendUnavailable:
     status = error.status_code or 0
     code = (error.error.code if error.error is not None else None) or ""
     said = (error.error.message if error.error is not None else None) or short(error)
-    said = said.strip().splitlines()[0][:500]
+    said = said.strip().partition("\n")[0][:500]
     if status in (401, 403):
         said += (
             "; check the roles of this server's identity on the account, and Managed Identity"

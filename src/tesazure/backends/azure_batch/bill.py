@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from fractions import Fraction
 
@@ -31,17 +31,19 @@ def facts_of(placement: Placement, job: str) -> dict[str, str]:
     return facts
 
 
-def bill_of(known: Known, placement: Placement | None) -> Bill | None:
+def bill_of(known: Known, find: Callable[[str, int], Placement | None]) -> Bill | None:
     """For the time from when Batch began it to when it was lost, if it was. None while it has had
-    no node. `placement`: as far as it is known without a report; what that says comes first, as it
-    knows the node."""
+    no node. `find`: its placement, by its job and slots, as far as it is known without a report;
+    what that says comes first, as it knows the node."""
     since = min(known.started, _began(known.report.log))
     if not math.isfinite(since):
         return None
     told = known.report.log.metadata
     facts = {}
-    if SHARE not in told and placement is not None:
-        facts = facts_of(placement, known.job)
+    if SHARE not in told:
+        placement = find(known.job, known.row.slots if known.row is not None else 1)
+        if placement is not None:
+            facts = facts_of(placement, known.job)
     return Bill(_per_hour(facts or told), since, _until(known), facts)
 
 

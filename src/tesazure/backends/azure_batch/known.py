@@ -67,10 +67,9 @@ class Known:
         """Take note of what Batch says now; whether it is new."""
         before = self.row, self.lost
         self.row = row
-        if row.started is not None:  # Batch tells of the last time it did
-            self.started = min(self.started, row.started)
-        elif not self.begun:  # its node went before the runner began: it may get another one
-            self.started = math.inf
+        started = math.inf if row.started is None else row.started
+        # Batch tells of the last time it did. Before its runner began, another node counts anew.
+        self.started = min(self.started, started) if self.begun else started
         # Only what was known to have begun before this look has begun before it was queued again.
         self.lost = self.lost or (row.queued_again and self.begun)
         return before != (self.row, self.lost)

@@ -163,8 +163,7 @@ class Watch:
         report, row = known.report, known.row
         if report.ended is not None:
             return Observation(Phase.EXITED, report)
-        slots = row.slots if row is not None else 1
-        bill = bill_of(known, self._pools.placement(known.job, slots))
+        bill = bill_of(known, self._pools.placement)
         if known.over:
             return self._lost(known, bill)
         if known.begun:

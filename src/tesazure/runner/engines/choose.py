@@ -25,6 +25,9 @@ Name = Literal["docker", "podman", "sandbox"]
 TIMEOUT_S = 2.0
 DOCKER_SOCKET = "unix:///var/run/docker.sock"
 PODMAN_SOCKET = "unix:///run/podman/podman.sock"
+SANDBOX_TRIES, SANDBOX_S = 3, 10.0
+"""For a sandbox to be made, and seconds for each. The host's files may change while they are being
+shown."""
 
 _REMEDIES = {
     "docker": "start Docker, join the group of its socket, or set APP_DOCKER_HOST",
@@ -52,7 +55,7 @@ def find_engine(
 
     Empty hosts mean the usual sockets; `runtime_dir` is XDG_RUNTIME_DIR, where a user's podman has
     its socket. Raises ConfigurationError saying what was tried, and the remedy. Takes at most
-    `TIMEOUT_S` for each place tried.
+    `TIMEOUT_S` for each socket tried, and `SANDBOX_S` for each of SANDBOX_TRIES.
     """
     hosts: dict[Name, list[str]] = {
         "docker": [docker_host or DOCKER_SOCKET],
@@ -128,16 +131,20 @@ def try_sandbox() -> str:
     if program is None:
         raise FileNotFoundError("there is no program bwrap")
     view = ["--ro-bind", "/", "/", "--unshare-pid", "--proc", "/proc", "--dev", "/dev"]
-    try:
-        done = subprocess.run(
-            [program, *view, "--", program, "--version"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise ValueError(f"{program} does not answer") from None
-    if done.returncode != 0:
-        raise ValueError(f"{program} cannot make a sandbox here: {done.stderr.strip()}")
-    return done.stdout.strip()
+    said = ""
+    for _ in range(SANDBOX_TRIES):
+        try:
+            done = subprocess.run(
+                [program, *view, "--", program, "--version"],
+                capture_output=True,
+                text=True,
+                timeout=SANDBOX_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            said = f"it does not answer in {SANDBOX_S:g} s"
+            continue
+        if done.returncode == 0:
+            return done.stdout.strip()
+        said = done.stderr.strip()
+    raise ValueError(f"{program} cannot make a sandbox here: {said}")
