@@ -95,8 +95,10 @@ def python_image(docker_engine: DockerEngine) -> str:
 
 @pytest.fixture(scope="session")
 def shared_dir(pytestconfig: pytest.Config) -> Path:
-    """The directory `shared` beside the repository; its absence skips, in CI as well."""
-    directory = pytestconfig.rootpath.parent / "shared"
+    """The directory that TESAZURE_SHARED names, else `shared` beside the repository; its absence
+    skips, in CI as well."""
+    beside = pytestconfig.rootpath.parent / "shared"
+    directory = Path(os.environ.get("TESAZURE_SHARED", beside))
     if not directory.is_dir():
         pytest.skip(f"{directory} is not there")
     return directory

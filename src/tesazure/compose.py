@@ -24,10 +24,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -42,35 +41,36 @@ from tesazure.api.limits import ConnectionLimits, protocol
 from tesazure.api.lines import Lines
 from tesazure.api.parts import Parts
 from tesazure.backends.base import Backend
-from tesazure.backends.local import LocalBackend, LocalConfig
 from tesazure.budgets import Budgets
-from tesazure.errors import ConfigurationError, StoreUnavailable
-from tesazure.grants import LISTING, Grants
+from tesazure.database_settings import DatabaseSettings
+from tesazure.database_settings import opened as opened_settings
+from tesazure.errors import ConfigurationError, StoreUnavailable, VaultUnavailable
+from tesazure.grants import Threads
 from tesazure.home import Home, Occupied, make_private, opened
-from tesazure.lifecycle import Policy
-from tesazure.plan import GB, Defaults, contains
+from tesazure.key_vault import START_S
+from tesazure.plan import contains
+from tesazure.provision.azure_ground import azure_grounds
+from tesazure.provision.base import Ground
+from tesazure.provision.conductor import Conductor, Place
+from tesazure.provisioning import Request
 from tesazure.runner.engines.choose import EngineChoice, find_engine
-from tesazure.scheduler.adapting import Adapting
-from tesazure.scheduler.config import SchedulerConfig
-from tesazure.scheduler.granting import Granting
-from tesazure.scheduler.loop import Scheduler
-from tesazure.scheduler.retention import Kept
 from tesazure.sealing import find_seal
-from tesazure.settings import Effective, Settings, passed_on
+from tesazure.settings import Effective, Settings
 from tesazure.settings.reloading import Reloader
+from tesazure.settling import Settling
 from tesazure.signin.configured import sign_in_of
 from tesazure.signin.gate import Gate
 from tesazure.signin.ledger import Ledger
 from tesazure.signin.tokens import TokenSource
-from tesazure.storage.configured import Account, accounts_of, endpoints_of, grant_config_of
-from tesazure.storage.grant import Granter
-from tesazure.storage.mounted import MountDirs
-from tesazure.storage.registry import Storages
-from tesazure.storage.shared import SharedStorage
+from tesazure.stations.configured import runtime_dir
+from tesazure.stations.station import Footing
+from tesazure.stations.switching import Stations
+from tesazure.storage.configured import Account, accounts_of
+from tesazure.store.base import Store
 from tesazure.store.belonging import belong
-from tesazure.store.examine import examine
+from tesazure.store.examine import examine, kept_settings
+from tesazure.store.records import KeptSetting
 from tesazure.store.sql_store import open_store
-from tesazure.submitters.cromwell_paths import PathMapping
 
 _BACKLOG = 1024
 _DATABASE = "tesazure.db"
@@ -91,12 +91,26 @@ _log = logging.getLogger(__name__)
 EngineName = Literal["docker", "podman", "sandbox"]
 
 
-def serve(effective: Effective, again: Callable[[], Effective]) -> int:
-    """Run the server until it is told to stop; returns its exit code (see above). `again` reads the
-    settings once more, as settings.Sources.again."""
+class Again(Protocol):
+    """Reads all settings once more; see settings.Sources.again."""
+
+    def __call__(
+        self,
+        kept: Mapping[str, str],
+        patience_s: float = 0.0,
+        say: Callable[[str], None] | None = None,
+    ) -> Effective:
+        """As that."""
+        ...
+
+
+def serve(effective: Effective, again: Again) -> int:
+    """Run the server until it is told to stop; returns its exit code (see above). `effective` is as
+    of settings.Sources.begin."""
     settings = effective.settings
     json_log.configure(settings.log_level)
     try:
+        _demand_sound(effective)
         with opened(settings.data_dir) as home, _listening(settings) as listener:
             _raise_file_limit(settings.max_connections + _SPARE_FILES)
             _give_memory_back()
@@ -107,7 +121,7 @@ def serve(effective: Effective, again: Callable[[], Effective]) -> int:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)  # noqa: T201 - to whoever started us
         return 2
-    except (Occupied, StoreUnavailable) as error:
+    except (Occupied, StoreUnavailable, VaultUnavailable) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 3
 
@@ -116,7 +130,7 @@ def engine_of(settings: Settings, wanted: EngineName | None = None) -> EngineCho
     """The engine that a server with these settings would take, or would if it had to be `wanted`.
     Raises ConfigurationError with what was tried. For the command line."""
     hosts = settings.docker_host, settings.podman_host
-    return find_engine(wanted or settings.local_engine, *hosts, _runtime_dir())
+    return find_engine(wanted or settings.local_engine, *hosts, runtime_dir())
 
 
 def database_of(settings: Settings) -> str:
@@ -130,33 +144,16 @@ def storage_accounts_of(settings: Settings) -> list[Account]:
     return accounts_of(settings)
 
 
-@dataclass(frozen=True, slots=True)
-class Assembled:
-    """A server that runs, but for its socket."""
-
-    application: Application
-    grants: Grants
-    gate: Gate
-    budgets: Budgets
-    scheduler: Scheduler | None
-    access_log: AccessLog
-
-    async def apply(self, settings: Settings) -> None:
-        """See settings.reloading.Apply."""
-        granter = _granter(settings)
-        await self.gate.use(sign_in_of(settings))
-        self.grants.granter = granter
-        self.budgets.use(settings.budgets, settings.budget_action)
-        if self.scheduler is not None:
-            self.scheduler.keep(_kept(settings))
-        json_log.use(settings.log_level)
-        self.access_log.enabled = _logs_requests(settings)
-
-
 @contextlib.asynccontextmanager
 async def token_ledger(settings: Settings) -> AsyncIterator[Ledger]:
     """The API tokens of a server with these settings, whether it runs or not; makes the database if
     need be. Raises ConfigurationError, StoreUnavailable. For the command line."""
+    async with _store_of(settings) as store:
+        yield Ledger(store)
+
+
+@contextlib.asynccontextmanager
+async def _store_of(settings: Settings) -> AsyncIterator[Store]:
     home = settings.data_dir.absolute()
     if not settings.database_url:
         make_private(home)
@@ -165,47 +162,96 @@ async def token_ledger(settings: Settings) -> AsyncIterator[Ledger]:
         if not settings.database_url:
             # A server that keeps its tasks in PostgreSQL has such a directory, too.
             belong(home, await store.identity())
-        yield Ledger(store)
+        yield store
     finally:
         await store.close()
 
 
+def database_settings_of(settings: Settings) -> dict[str, str]:
+    """What the database of a server with these settings holds of further ones, by lower-case name.
+    Raises ConfigurationError, StoreUnavailable. For the command line."""
+    home = settings.data_dir.absolute()
+    kept = kept_settings(settings.database_url, home / _DATABASE)
+    return (
+        opened_settings(kept, find_seal(settings.secrets_key, home / "secrets.key")) if kept else {}
+    )
+
+
+async def forget_settings(settings: Settings, names: Sequence[str]) -> None:
+    """Have that database hold these settings, by lower-case name, no more. Its servers take that up
+    within seconds. Raises ConfigurationError, also for one that it does not hold, and
+    StoreUnavailable. For the command line."""
+    async with _store_of(settings) as store:
+        held = {one.name for one in (await store.settings())[1]}
+        if unknown := [name.upper() for name in names if name not in held]:
+            raise ConfigurationError([f"{name}: is not in the database" for name in unknown])
+        await store.keep_settings([KeptSetting(name) for name in names])
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A server that runs, but for its socket."""
+
+    application: Application
+    reloader: Reloader
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What follows the settings of a running server."""
+
+    stations: Stations
+    gate: Gate
+    budgets: Budgets
+    access_log: AccessLog
+
+    async def apply(self, settings: Settings) -> None:
+        """See settings.reloading.Apply."""
+        async with self.stations.changing(settings):
+            await self.gate.use(sign_in_of(settings))
+        self.stations.keep(settings)
+        self.budgets.use(settings.budgets, settings.budget_action)
+        json_log.use(settings.log_level)
+        self.access_log.enabled = _logs_requests(settings)
+
+
 @contextlib.asynccontextmanager
-async def assembled(settings: Settings, home: Home) -> AsyncIterator[Assembled]:
+async def _assembled(effective: Effective, again: Again, home: Home) -> AsyncIterator[Assembled]:
     """The whole server but for its socket: store, backend, scheduler and application, running.
 
     Raises ConfigurationError, StoreUnavailable.
     """
-    _check_allowed(settings, home)
+    threads = DaemonThreads("settings", 1, _SETTINGS_S)
     async with contextlib.AsyncExitStack() as stack:
+        settings = effective.settings
         store = await open_store(settings.database_url, home.path / _DATABASE)
         stack.push_async_callback(store.close)
         identity = await store.identity()
         belong(home.path, identity)
         seal = find_seal(settings.secrets_key, home.path / "secrets.key")
         seal.check(await store.sealing_key(seal.names))
-        backend = _backend(settings, home, identity)
-        stack.push_async_callback(backend.stop)
-        await backend.start()
-        urls = _urls(settings, home, backend)
-        stack.callback(urls.close)
-        listed = Storages(
-            (),
-            allow_private=settings.allow_private_addresses,
-            endpoints=endpoints_of(settings),
-        )
-        listed.wait(LISTING)
-        stack.callback(listed.close)
-        scheduler, grants = None, Grants(_granter(settings), listed)
-        mapping = _mapping(settings)
+        shared = DatabaseSettings(store, seal)
+        await shared.reseal()
+
+        async def load(patience_s: float = 0.0) -> Effective:
+            kept = await shared.take()
+            return await threads.run(lambda: again(kept, patience_s, _log.warning))
+
+        async def preview(values: Mapping[str, str]) -> Effective:
+            merged = {**await shared.read(), **values}
+            kept = {name: value for name, value in merged.items() if value}
+            return await threads.run(lambda: again(kept))
+
+        if effective.problems or await shared.changed():
+            effective = await load(START_S)
+            settings = effective.settings
+            json_log.use(settings.log_level)
+        _check_allowed(settings, home)
         budgets = Budgets(settings.budgets, settings.budget_action)
-        if settings.scheduler:
-            adapting = Adapting(mapping, grants.names)
-            granting = Granting(store, seal, grants.grant, adapting.adapt)
-            config = _scheduler_config(settings, budgets)
-            scheduler = Scheduler(store, backend, granting, config, home.server)
-            stack.push_async_callback(scheduler.stop)
-            await scheduler.start()
+        footing = Footing(store, identity, seal, home, budgets, Threads())
+        stations = Stations(footing)
+        stack.push_async_callback(stations.stop)
+        await stations.start(settings)
         lines = Lines(sys.stderr.fileno())
         stack.callback(lines.flush)
         audit = Audit(lines)
@@ -214,28 +260,50 @@ async def assembled(settings: Settings, home: Home) -> AsyncIterator[Assembled]:
         )
         gate = Gate(sign_in_of(settings), tokens)
         await stack.enter_async_context(gate.standing())
+        access_log = AccessLog(lines, _logs_requests(settings))
+        live = _Live(stations, gate, budgets, access_log)
+        reloader = Reloader(effective, load, live.apply, shared.changed)
+
+        def ground_of(request: Request, run_id: str) -> Ground:
+            return azure_grounds(reloader.settings, identity)(request, run_id)
+
+        conductor = Conductor(
+            store,
+            ground_of,
+            Settling(footing, shared, preview, reloader),
+            Place(home.server, identity, settings.lease_s),
+        )
         parts = Parts(
             settings=settings,
             store=store,
-            backend=backend,
+            stations=stations,
             gate=gate,
             audit=audit,
-            urls=urls,
             seal=seal,
-            pulse=scheduler,
+            pulse=stations if settings.scheduler else None,
             budgets=budgets,
             identity=identity,
             created=home.created,
             started=time.time(),
             closing=asyncio.Event(),
             clock=time.time,
-            cromwell=mapping,
+            provisioner=conductor,
         )
-        access_log = AccessLog(lines, _logs_requests(settings))
         application = Application(parts, access_log)
         stack.callback(application.close)
-        _warn(backend)
-        yield Assembled(application, grants, gate, budgets, scheduler, access_log)
+        _warn(stations.current.backend)
+        stack.push_async_callback(reloader.stop)
+        await reloader.start()
+        stack.push_async_callback(conductor.stop)
+        await conductor.start()
+        yield Assembled(application, reloader)
+
+
+def _demand_sound(effective: Effective) -> None:
+    """Raises ConfigurationError for settings that no database can mend, before anything is made."""
+    s = effective.settings
+    if effective.problems and not s.database_url and not (s.data_dir / _DATABASE).exists():
+        raise ConfigurationError(effective.problems)
 
 
 def _check_allowed(settings: Settings, home: Home) -> None:
@@ -251,22 +319,15 @@ def _check_allowed(settings: Settings, home: Home) -> None:
         raise ConfigurationError(problems)
 
 
-async def _serve(
-    effective: Effective, again: Callable[[], Effective], home: Home, listener: socket.socket
-) -> None:
-    settings = effective.settings
-    threads = DaemonThreads("settings", 1, _SETTINGS_S)
-    async with contextlib.AsyncExitStack() as stack:
-        whole = await stack.enter_async_context(assembled(settings, home))
-        reloader = Reloader(effective, lambda: threads.run(again), whole.apply)
-        stack.push_async_callback(reloader.stop)
-        await reloader.start()
+async def _serve(effective: Effective, again: Again, home: Home, listener: socket.socket) -> None:
+    async with _assembled(effective, again, home) as whole:
+        settings = whole.reloader.settings
         # What has been made by now stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(_YOUNG)
         server = _Server(_uvicorn_config(settings, whole.application), whole.application)
-        _handle_signals(server, reloader)
+        _handle_signals(server, whole.reloader)
         _announce(settings, home, listener)
         await server.serve(sockets=[listener])
         _log.info("stopping; running tasks keep running")
@@ -376,98 +437,6 @@ def _raise_file_limit(wanted: int) -> None:
     limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < limit:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-
-
-def _backend(s: Settings, home: Home, identity: str) -> Backend:
-    """Raises ConfigurationError."""
-    if s.compute_backend == "local":
-        return LocalBackend(_local_config(s, home))
-    from tesazure.backends.azure_batch.backend import AzureBatchBackend
-    from tesazure.backends.azure_batch.configured import config_of
-
-    try:
-        return AzureBatchBackend(config_of(s, identity, home.path / "azure-batch"))
-    except OSError as error:
-        raise ConfigurationError([f"Azure Batch: {error}"]) from error
-
-
-def _urls(s: Settings, home: Home, backend: Backend) -> Storages:
-    """What checks the URLs of tasks. Nodes elsewhere have none of this machine's files."""
-    local = backend if isinstance(backend, LocalBackend) else None
-    hidden = local.data_dirs() if local else ()
-    urls = Storages(
-        s.allow_dir if local else (),
-        hidden,
-        allow_private=s.allow_private_addresses,
-        endpoints=endpoints_of(s),
-    )
-    if local:
-        urls.mount(MountDirs(s.mount_dir, hidden))
-    if local or s.batch_file_share:
-        urls.serve_shared(SharedStorage(Path(s.shared_global_dir or home.path)))
-    return urls
-
-
-def _local_config(s: Settings, home: Home) -> LocalConfig:
-    return LocalConfig(
-        data_dir=home.path,
-        engine=s.local_engine,
-        docker_host=s.docker_host,
-        podman_host=s.podman_host,
-        runtime_dir=_runtime_dir(),
-        cpu_cores=s.local_cpu_cores,
-        ram_bytes=int(s.local_ram_gb * GB),
-        disk_bytes=int(s.local_disk_gb * GB),
-        allow_dirs=s.allow_dir,
-        mount_dirs=s.mount_dir,
-        shared_global=s.shared_global_dir,
-        allow_private=s.allow_private_addresses,
-        endpoints=endpoints_of(s),
-        cache_bytes=int(s.input_cache_gb * GB),
-        network=s.task_network,
-        tail_bytes=s.log_tail_bytes,
-        environment=passed_on(),
-    )
-
-
-def _runtime_dir() -> str:
-    """Where systemd puts XDG_RUNTIME_DIR: a user's Podman has its socket there."""
-    return f"/run/user/{os.geteuid()}"
-
-
-def _scheduler_config(s: Settings, budgets: Budgets) -> SchedulerConfig:
-    return SchedulerConfig(
-        policy=Policy(
-            max_retries=s.max_retries,
-            retry_delay_s=s.retry_delay_s,
-            credential_s=s.credential_hours * 3600 if s.compute_backend == "batch" else 0,
-        ),
-        defaults=Defaults(
-            s.default_cpu_cores, s.default_ram_gb, s.default_disk_gb, s.max_runtime_s
-        ),
-        kept=_kept(s),
-        budgets=budgets,
-        backfill_s=s.backfill_s,
-        lease_s=s.lease_s,
-    )
-
-
-def _kept(s: Settings) -> Kept:
-    return Kept(work_s=s.work_retention_hours * 3600, records_s=s.task_retention_days * 86400)
-
-
-def _mapping(s: Settings) -> PathMapping:
-    name = s.cromwell_storage_container_name
-    container = f"{endpoints_of(s).blob}/{name}" if name else ""
-    return PathMapping(container, s.cromwell_map_shared_global)
-
-
-def _granter(s: Settings) -> Granter:
-    """Raises ConfigurationError."""
-    try:
-        return Granter(grant_config_of(s))
-    except OSError as error:
-        raise ConfigurationError([f"credentials for storage: {error.strerror}"]) from error
 
 
 def _announce(settings: Settings, home: Home, listener: socket.socket) -> None:

@@ -4,6 +4,7 @@ TesazureError
 ├── InvalidInput            the caller's document or parameter is wrong; carries FieldErrors (400)
 │   └── TooLarge            the request body exceeds the limit (413)
 ├── NotFound                no such task, or not one the caller may see (404)
+├── Conflict                something is under way that this is at odds with (409)
 ├── NotSignedIn             who calls is not known; says how to prove it (401)
 ├── NotAllowed              who calls is known, and lacks a role (403)
 ├── SignInUnavailable       who calls cannot be checked now; try again later (503)
@@ -85,6 +86,10 @@ class TooLarge(InvalidInput):
 
 class NotFound(TesazureError):
     """No such task, or not one that the caller may see."""
+
+
+class Conflict(TesazureError):
+    """What is asked for is at odds with something that is under way; the message names it."""
 
 
 class NotSignedIn(TesazureError):

@@ -34,23 +34,30 @@ _ENTRIES = 10
 """Entries that are looked at for each name that is wanted: the others are directories."""
 
 
+class Threads:
+    """In which Grants work: they outlive these, and stay as few."""
+
+    def __init__(self) -> None:
+        self.grants = DaemonThreads("grant", _GRANT_THREADS, _GRANT_S)
+        self.listings = DaemonThreads("listing", _LISTING_THREADS, _LISTING_S)
+
+
 class Grants:
     """Makes the secrets of attempts, off the event loop where a service may have to be asked; and
     looks into directories in `storages`, which should be of LISTING's patience."""
 
-    def __init__(self, granter: Granter, storages: Storages) -> None:
+    def __init__(self, granter: Granter, storages: Storages, threads: Threads) -> None:
         self.granter = granter
         """Of the attempts from now on."""
         self._storages = storages
-        self._grants = DaemonThreads("grant", _GRANT_THREADS, _GRANT_S)
-        self._listings = DaemonThreads("listing", _LISTING_THREADS, _LISTING_S)
+        self._threads = threads
 
     async def grant(self, plan: Plan, whole: Mapping[str, str]) -> Access:
         """See scheduler.granting.Grant."""
         granter = self.granter
         if granter.is_quick(plan):
             return granter.access(plan, whole)
-        return await _patiently(self._grants, lambda: granter.access(plan, whole))
+        return await _patiently(self._threads.grants, lambda: granter.access(plan, whole))
 
     async def names(self, url: str, most: int) -> Sequence[str]:
         """See scheduler.adapting.Names."""
@@ -64,7 +71,7 @@ class Grants:
             except StorageNotFound:
                 return ()
 
-        return await _patiently(self._listings, look)
+        return await _patiently(self._threads.listings, look)
 
 
 async def _patiently(threads: DaemonThreads, work: Callable[[], T]) -> T:

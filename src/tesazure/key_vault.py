@@ -1,14 +1,15 @@
 """What an Azure Key Vault holds for this server: secrets named `TESAZURE-…`.
 
-Needs the packages of the extra `azure`, which are imported when a vault is read. Sources: "Azure
-Key Vault REST API reference", Get Secrets and Get Secret; "About Azure Key Vault secrets".
+Needs the packages of the extra `azure`, which are imported when a vault is used. Sources: "Azure
+Key Vault REST API reference", Get Secrets, Get Secret, Set Secret, Update Secret; "About Azure Key
+Vault secrets".
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,9 +23,14 @@ from tesazure.trust import authorities
 PREFIX = "TESAZURE-"
 """What the names of our secrets begin with, in any case: the service ignores it. Others' secrets
 may lie beside them."""
+START_S = 30.0
+"""Seconds for which a server that starts asks again for a vault that does not answer."""
 _TIMEOUTS_S = {"connection_timeout": 5, "read_timeout": 10}
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
 _ROLE = "give it the role Key Vault Secrets User, or list and get in the vault's access policy"
+_WRITERS_ROLE = (
+    "give it the role Key Vault Secrets Officer, or list, get and set in the vault's access policy"
+)
 
 
 class VaultConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,11 +57,22 @@ class Contents(msgspec.Struct, frozen=True):
         return f"Contents({len(self.secrets)} secrets)"
 
 
+def secret_of(setting: str) -> str:
+    """The name of the secret that holds a setting."""
+    return PREFIX + setting.upper().replace("_", "-")
+
+
+def setting_of(secret: str) -> str:
+    """The setting, in lower case, that a secret of such a name holds."""
+    return secret[len(PREFIX) :].replace("-", "_").lower()
+
+
 class KeyVault:
     """A vault, read as often as it is asked for. One thread at a time."""
 
     def __init__(self, config: VaultConfig) -> None:
         self.config = config
+        self._role = _ROLE
         self._host = urlsplit(config.url).netloc
         self._client: Any = None
 
@@ -97,6 +114,24 @@ class KeyVault:
                     told = True
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def write(self, values: Mapping[str, str], mark: Mapping[str, str]) -> None:
+        """Have the vault hold these settings, by name, and no others of those that were written
+        here with the same mark, which are tags; empty ones are none. What is right stays as it is;
+        of the rest there is a new version. What is to go is disabled, not deleted: a deleted secret
+        keeps its name for months, and whoever may write must not purge. Errors as of `read`."""
+        self._role = _WRITERS_ROLE
+        wanted = {secret_of(name): value for name, value in values.items() if value}
+        held = {name.upper(): value for name, value in self.read().secrets.items()}
+        with self._explained():
+            client = self._connected()
+            for name in sorted(wanted):
+                if held.get(name) != wanted[name]:
+                    client.set_secret(name, wanted[name], tags=dict(mark))
+            for found in list(client.list_properties_of_secrets()):
+                is_ours = mark.items() <= (found.tags or {}).items()
+                if is_ours and found.enabled and (found.name or "").upper() not in wanted:
+                    client.update_secret_properties(found.name, enabled=False)
 
     def _connected(self) -> Any:
         if self._client is None:
@@ -170,7 +205,12 @@ class KeyVault:
         if status is None or status in (408, 429) or status >= 500:
             return self._unavailable(f"HTTP {status}" if status else short(error))
         if status in (401, 403):
-            return self._wrong(f"refuses this server's identity: {short(error)}; {_ROLE}")
+            return self._wrong(f"refuses this server's identity: {short(error)}; {self._role}")
+        if status == 409:
+            # "Key Vault soft-delete overview".
+            return self._wrong(
+                f"keeps a deleted secret of that name: {short(error)}; recover or purge it"
+            )
         return self._wrong(f"answers as no vault does: HTTP {status}: {short(error)}")
 
     def _wrong(self, text: str) -> ConfigurationError:

@@ -57,6 +57,10 @@ class Seal:
             )
             raise ConfigurationError([problem])
 
+    def is_newest(self, sealed: bytes) -> bool:
+        """Whether that was sealed with the key that it seals with now."""
+        return sealed[:_NAME_BYTES] == self._first
+
     def close(self, task_id: str, whole: Mapping[str, str]) -> bytes:
         """What `secrecy.cut` returned for a task, for the store: the key's name, a nonce, and the
         sealed JSON."""

@@ -89,9 +89,15 @@ def _parse_slowly(body: bytes) -> tuple[Task, list[str]]:
     if errors:
         raise InvalidInput(errors)
     try:
-        return msgspec.convert(raw, Task), unknown
+        return msgspec.convert(raw, Task), [u for u in unknown if u not in SERVER_FIELDS]
     except msgspec.ValidationError as error:
         raise InvalidInput([FieldError("", str(error))]) from None
+
+
+def shape(raw: Any, struct: type[msgspec.Struct], unknown: list[str]) -> Iterator[FieldError]:
+    """What is wrong with the types of a document's fields, and which are missing; adds the paths of
+    those that the Struct does not have."""
+    yield from _shape(raw, inspect.type_info(struct), "", unknown)
 
 
 def _shape(value: Any, kind: inspect.Type, path: str, unknown: list[str]) -> Iterator[FieldError]:
@@ -144,7 +150,7 @@ def _struct_shape(
             yield from _shape(value[field.name], field.type, dot + field.name, unknown)
         elif field.required:
             yield FieldError(dot + field.name, "is required")
-    known = {field.name for field in fields} | (set() if path else SERVER_FIELDS)
+    known = {field.name for field in fields}
     unknown.extend(f"{dot}{name}" for name in value if name not in known)
 
 

@@ -20,6 +20,7 @@ from tests.contract.store_tasks import (
     finished,
     listed,
     new_task,
+    only,
     placed,
 )
 from tests.contract.test_store import place, store
@@ -132,6 +133,42 @@ async def test_work_files_go_when_the_task_ended_long_enough_ago(store: SqlStore
     assert await store.discardable(SCOPE, now + 10, 10) == [task]
     await store.mark_discarded([task.attempts[0].key])
     assert await store.discardable(SCOPE, now + 10, 10) == []
+
+
+async def test_what_a_scope_has_left(store: SqlStore) -> None:
+    assert not await store.holds(SCOPE)
+    task = await placed(store)
+    assert task.attempts[0].scope == SCOPE
+    assert await store.holds(SCOPE)
+    assert not await store.holds("node-2")
+    version = await advanced(store, task, State.INITIALIZING, State.RUNNING, State.COMPLETE)
+    assert await store.holds(SCOPE, live=True)
+    await store.apply(Change(task_id=task.id, version=version, released=True))
+    assert await store.holds(SCOPE)
+    assert not await store.holds(SCOPE, live=True)
+    await store.mark_discarded([task.attempts[0].key])
+    assert not await store.holds(SCOPE)
+
+
+async def test_a_scope_is_abandoned_once_nothing_of_it_lives(store: SqlStore) -> None:
+    await finished(store)
+    again = await placed(store)
+    version = await advanced(store, again, State.INITIALIZING, released=True)
+    await store.apply(Change(task_id=again.id, version=version, state=State.QUEUED))
+    elsewhere = await finished(store, scope="node-2")
+    [waits] = await created(store)
+    chosen = only(waits.id)
+    [live] = await store.place("server-1", SCOPE, chosen, 10, time.time())
+    assert await store.abandon(SCOPE) == 1
+    assert len(await store.discardable(SCOPE, time.time() + 10, 10)) == 1
+    await advanced(store, live, State.INITIALIZING, State.EXECUTOR_ERROR, released=True)
+    assert await store.abandon(SCOPE) == 0
+    assert not await store.holds(SCOPE)
+    for task_id in (again.id, live.id):
+        record = await store.get(task_id, ALL)
+        assert record is not None
+        assert all(attempt.discarded for attempt in record.attempts)
+    assert await store.discardable("node-2", time.time() + 10, 10) == [elsewhere]
 
 
 async def test_the_ends_of_attempts_of_any_scope(store: SqlStore) -> None:

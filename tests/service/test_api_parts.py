@@ -88,6 +88,24 @@ class Backend:
         return []
 
 
+class Station:
+    """The only one."""
+
+    cromwell = PathMapping()
+    engines: frozenset[str] = frozenset()
+
+    def __init__(self, backend: Any = None, urls: Any = None) -> None:
+        self.backend = backend or Backend()
+        self.urls = urls or Storages([])
+
+    @property
+    def current(self) -> Station:
+        return self
+
+    def backend_of(self, scope: str | None) -> Backend:
+        return self.backend
+
+
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
     opened = await open_store("", tmp_path / "tesazure.db")
@@ -99,11 +117,9 @@ def parts(store: Any, **given: Any) -> Parts:
     values: dict[str, Any] = {
         "settings": Settings(),
         "store": cast(Store, store),
-        "backend": Backend(),
+        "stations": Station(),
         "gate": Gate(SignIn(), TokenSource(store)),
         "audit": Audit(Lines(os.open(os.devnull, os.O_WRONLY))),
-        "urls": Storages([]),
-        "cromwell": PathMapping(),
         "seal": Seal([bytes(KEY_BYTES)]),
         "pulse": None,
         "budgets": Budgets(),
@@ -229,7 +245,7 @@ class Counting(Backend):
 
 async def test_however_many_ask_the_server_looks_once_a_second(store: SqlStore) -> None:
     backend = Counting()
-    health = Health(parts(store, backend=backend))
+    health = Health(parts(store, stations=Station(backend)))
     request = Request({"type": "http", "headers": []})
     replies = await asyncio.gather(*(health.readyz(request) for _ in range(500)))
     assert {reply.status for reply in replies} == {503}
@@ -264,7 +280,7 @@ def body(*urls: str, **more: Any) -> bytes:
 
 
 async def test_a_file_system_that_hangs_holds_up_nobody_else(tmp_path: Path) -> None:
-    submission = Submission(parts(None, urls=HangingUrls([tmp_path])))
+    submission = Submission(parts(None, stations=Station(urls=HangingUrls([tmp_path]))))
     submission._looks = DaemonThreads("urls", 2, 0.5)
     for document in (body("/away/x"), body("/away/y", description="x" * 200_000)):
         began = time.monotonic()
@@ -285,7 +301,7 @@ async def test_a_file_system_that_hangs_holds_up_nobody_else(tmp_path: Path) -> 
 async def test_a_link_out_of_the_allowed_directories_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/etc/hostname")
     for urls in (HangingUrls([tmp_path]), Storages([tmp_path])):
-        submission = Submission(parts(None, urls=urls))
+        submission = Submission(parts(None, stations=Station(urls=urls)))
         for _ in range(2):
             with pytest.raises(InvalidInput) as caught:
                 await submission.accept(body(str(tmp_path / "file"), str(tmp_path / "link")), OPEN)
@@ -293,7 +309,7 @@ async def test_a_link_out_of_the_allowed_directories_is_refused(tmp_path: Path) 
 
 
 async def test_tasks_without_files_ask_no_file_system(tmp_path: Path) -> None:
-    submission = Submission(parts(None, urls=HangingUrls([tmp_path])))
+    submission = Submission(parts(None, stations=Station(urls=HangingUrls([tmp_path]))))
     submission._looks = DaemonThreads("urls", 0, 0.1)  # whoever asks them is refused
     assert (await submission.accept(body("https://example.org/x"), OPEN)).document
     with pytest.raises(HttpError):
@@ -308,7 +324,7 @@ async def test_a_large_body_is_not_looked_at_in_the_event_loop(tmp_path: Path) -
             self.threads.add(threading.get_ident())
             super().check_input(url)
 
-    submission = Submission(parts(None, urls=Recording([tmp_path])))
+    submission = Submission(parts(None, stations=Station(urls=Recording([tmp_path]))))
     urls = [f"{tmp_path}/{i}" for i in range(5000)]
     assert (await submission.accept(body(*urls), OPEN)).document
     assert threading.get_ident() not in Recording.threads

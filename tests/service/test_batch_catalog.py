@@ -21,19 +21,26 @@ from tesazure.backends.azure_batch.prices import TRIES, Price, read_prices
 from tesazure.backends.azure_batch.sizes import GIB, Quotas
 from tesazure.backends.azure_batch.table import bundled
 from tesazure.errors import BackendUnavailable
-from tests.services.arm_server import ACCOUNT, GROUP, REGION, SUBSCRIPTION, ArmServer, PricesServer
+from tests.services.azure_cloud import AzureCloud
+from tests.services.azure_cloud_groups import REGION, SUBSCRIPTION
 from tests.services.entra_server import CLIENT, SECRET, TENANT, EntraServer
+from tests.services.prices_server import PricesServer
 from tests.services.tls_server import Refusal
 
 
 class Cloud:
     """All that is asked, and settings to ask it."""
 
-    def __init__(self, directory: Path, entra: EntraServer, arm: ArmServer, prices: PricesServer):
+    def __init__(self, directory: Path, entra: EntraServer, arm: AzureCloud, prices: PricesServer):
         self.directory, self.entra, self.arm, self.prices = directory, entra, arm, prices
         bundle = directory / "authorities.pem"
-        bundle.write_text("".join(Path(s.ca_bundle).read_text() for s in (entra, arm, prices)))
+        bundle.write_text("".join(Path(s.ca_bundle).read_text() for s in (arm, prices)))
         self.bundle = str(bundle)
+        arm.register("Microsoft.Batch", "Microsoft.Compute")
+        arm.add_group("lab")
+        properties = {"accountEndpoint": "acc.eastus.batch.azure.com", **arm.batch.core_quotas}
+        account = arm.place("lab", "Microsoft.Batch/batchAccounts", "acc", properties=properties)
+        self.quotas = arm.state.resources[account.lower()].properties
         prices.sell("Standard_D2ads_v5", 0.2, 0.03)
         prices.sell("Standard_D4ads_v5", 0.4)
         prices.sell("Standard_E2ads_v5", 0.3, 0.02)
@@ -48,7 +55,7 @@ class Cloud:
         )
         usual = BatchConfig(
             installation="abcdefgh",
-            account=ACCOUNT,
+            account="acc",
             url="https://acc.eastus.batch.azure.com",
             identity=identity,
             ca_bundle=self.bundle,
@@ -57,7 +64,7 @@ class Cloud:
             runner_image="i",
             region=REGION,
             subscription=SUBSCRIPTION,
-            resource_group=GROUP,
+            resource_group="lab",
             arm_url=self.arm.url,
             prices_url=f"{self.prices.url}{self.prices.path}",
             cache_dir=self.directory / "cache",
@@ -69,11 +76,10 @@ class Cloud:
 def cloud(tmp_path: Path) -> Iterator[Cloud]:
     with (
         EntraServer(tmp_path / "entra") as entra,
-        ArmServer(tmp_path / "arm", entra) as arm,
+        AzureCloud(tmp_path / "arm", entra) as arm,
         PricesServer(tmp_path / "prices") as prices,
     ):
         yield Cloud(tmp_path, entra, arm, prices)
-        assert arm.violations == []
 
 
 @pytest.fixture
@@ -115,7 +121,7 @@ async def test_azures_lists_are_read(catalog: Catalog) -> None:
 
 
 async def test_families_count_only_when_they_are_enforced(cloud: Cloud, catalog: Catalog) -> None:
-    cloud.arm.quotas["dedicatedCoreQuotaPerVMFamilyEnforced"] = False
+    cloud.quotas["dedicatedCoreQuotaPerVMFamilyEnforced"] = False
     await catalog.refresh()
     assert catalog.sizes.quotas.family_cores is None
 
@@ -142,7 +148,7 @@ async def test_without_prices_those_of_the_table_are_taken(cloud: Cloud) -> None
 
 
 async def test_what_may_not_be_had_is_left_out(cloud: Cloud, catalog: Catalog) -> None:
-    cloud.arm.restricted = {"Standard_E2ads_v5"}
+    cloud.arm.sizes.restricted = {"Standard_E2ads_v5"}
     await catalog.refresh()
     assert names(catalog) == OURS - {"Standard_E2ads_v5"}
 
@@ -150,7 +156,7 @@ async def test_what_may_not_be_had_is_left_out(cloud: Cloud, catalog: Catalog) -
 async def test_without_leave_to_read_compute_zones_are_not_known(
     cloud: Cloud, catalog: Catalog, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cloud.arm.forbidden = {"Microsoft.Compute"}
+    cloud.arm.fail("ResourceSkus_List", status=403)
     with caplog.at_level(logging.WARNING):
         assert await catalog.refresh()
     assert names(catalog) == OURS
@@ -214,7 +220,7 @@ async def test_fresh_lists_are_not_asked_for_again_but_quotas_are(
     known = catalog.sizes
     await catalog.refresh()
     assert catalog.sizes is known  # by which placements are remembered
-    cloud.arm.quotas["dedicatedCoreQuota"] = 99
+    cloud.quotas["dedicatedCoreQuota"] = 99
     await catalog.refresh()
     assert len(cloud.arm.asked) == 2
     assert cloud.prices.asked == []

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from tesazure.azure_identity import Identity
 from tesazure.cli.exits import Code
 from tesazure.errors import ConfigurationError, VaultUnavailable
+from tesazure.key_vault import KeyVault, VaultConfig
 from tesazure.settings import Sources, shown
 from tests.service.server import environment
 from tests.service.tool import Tool
@@ -20,6 +22,7 @@ from tests.service.vaults import Site
 from tests.service.vaults import site as running_site
 from tests.services.cutting_proxy import CuttingProxy
 from tests.services.entra_server import CLIENT, IDENTITY_HEADER, OTHER_TENANT, SECRET, TENANT
+from tests.services.key_vault_server import KeyVaultServer
 
 DAY_S = 86400
 PLANTED = "pl4nted-value"
@@ -288,6 +291,52 @@ def test_a_token_that_expires_is_got_anew(site: Site) -> None:
     before = site.entra.issued
     given.again()
     assert site.entra.issued > before
+
+
+def test_what_another_vault_held_is_not_used(site: Site, tmp_path: Path) -> None:
+    """Settings that lead to one may have been looked at, and not be in effect."""
+    site.vault.set("TESAZURE-PORT", "7")
+    with KeyVaultServer(tmp_path / "other", site.entra) as other:
+        bundle = tmp_path / "all.pem"
+        bundle.write_text(site.ca_bundle.read_text() + Path(other.ca_bundle).read_text())
+        other.set("TESAZURE-PORT", "8")
+        given = sources(site, keyvault_url="", ca_bundle=str(bundle))
+        assert given.again({"keyvault_url": site.vault.url}).settings.port == 7
+        assert given.again({"keyvault_url": other.url}).settings.port == 8
+        site.vault.down(503)
+        assert given.again({"keyvault_url": site.vault.url}).settings.port == 7
+        other.down(503)
+        assert given.again({"keyvault_url": other.url}).settings.port == 8
+
+
+def test_what_is_written_replaces_what_was_written_and_nothing_else(site: Site) -> None:
+    """What others keep there stays, also what begins as ours do."""
+    site.vault.set("TESAZURE-BATCH-VM-SIZES", "Standard_D2s_v5")
+    site.vault.set("TESAZURE-BATCH-REGION", "westeurope")
+    site.vault.set("theirs", "x", tags={"tesazure-installation": "another"})
+    identity = Identity(
+        tenant=TENANT,
+        client_id=CLIENT,
+        secret=SECRET,
+        authority=site.entra.authority,
+        ca_bundle=str(site.ca_bundle),
+    )
+    vault = KeyVault(VaultConfig(url=site.vault.url, identity=identity, verify_challenge=False))
+    mark = {"tesazure-installation": "this"}
+    vault.write(
+        {"batch_account_name": "a", "batch_account_key": "k", "batch_region": "westeurope"}, mark
+    )
+    vault.write({"batch_account_name": "b", "batch_region": "westeurope"}, mark)
+    assert site.vault.value("TESAZURE-BATCH-ACCOUNT-NAME") == "b"
+    assert site.vault.value("TESAZURE-BATCH-ACCOUNT-KEY") is None
+    vault.write({}, mark)
+    vault.write({}, mark)
+    assert site.vault.value("TESAZURE-BATCH-ACCOUNT-NAME") is None
+    assert site.vault.value("TESAZURE-BATCH-VM-SIZES") == "Standard_D2s_v5"
+    assert site.vault.value("TESAZURE-BATCH-REGION") == "westeurope"
+    assert site.vault.value("theirs") == "x"
+    vault.write({"batch_account_name": "b"}, mark)
+    assert vault.read().secrets["TESAZURE-BATCH-ACCOUNT-NAME"] == "b"
 
 
 def tool(site: Site, here: Path, more: dict[str, str], **settings: str) -> Tool:

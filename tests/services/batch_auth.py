@@ -43,6 +43,7 @@ class Doorkeeper:
 
     def __init__(self, account: str, key: str, clock: Clock, issuer: EntraServer | None) -> None:
         self.account, self.key = account, key
+        self.second_key = ""
         self.forbids_keys = False
         self.resource = RESOURCE
         """What tokens must be for."""
@@ -72,8 +73,8 @@ class Doorkeeper:
             raise _failed(f"The account {account} is not the one of this endpoint.")
         self._check_date(request)
         text = string_to_sign(request, account)
-        digest = hmac.new(base64.b64decode(self.key), text.encode(), hashlib.sha256).digest()
-        if not hmac.compare_digest(base64.b64encode(digest).decode(), signature):
+        keys = [key for key in (self.key, self.second_key) if key]
+        if not any(hmac.compare_digest(_signed(text, key), signature) for key in keys):
             raise _failed(
                 f"The MAC signature found in the HTTP request '{signature}' is not the same as any"
                 f" computed signature. Server used following string to sign: '{text}'."
@@ -113,6 +114,11 @@ def string_to_sign(request: Request, account: str) -> str:
     query = parse_qs(parts.query)
     lines += [f"{name}:{query[name][0]}" for name in sorted(query) if query[name][0]]
     return "\n".join(lines)
+
+
+def _signed(text: str, key: str) -> str:
+    digest = hmac.new(base64.b64decode(key), text.encode(), hashlib.sha256).digest()
+    return base64.b64encode(digest).decode()
 
 
 def _failed(detail: str) -> Refused:

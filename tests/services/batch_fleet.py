@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from tests.services.batch_files import Failed
 from tests.services.batch_nodes import Execution, Machine
 from tests.services.batch_state import Node, Pool
 from tests.services.batch_wire import format_time
@@ -234,7 +235,13 @@ class Fleet:
     def _started(self, node: Node, script: NodeScript) -> None:
         node.booted = self._world.clock.now()
         node.errors = script.errors
-        self._machine.prepare(node)
+        try:
+            self._machine.prepare(node)
+        except Failed as refused:
+            error = {"code": refused.code, "message": refused.said, "errorDetails": []}
+            node.errors = [*node.errors, error]
+            node.to("unusable")
+            return
         if node.pool.given.get("startTask"):
             failed = script.state == "starttaskfailed"
             node.start_task = {

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class RealMachine(Machine):
     ) -> None:
         super().__init__(transfers)
         self.root, self.docker = root, docker
+        self.mounted: Callable[[Mapping[str, Any]], Path] = self._any_share
+        """What an azureFileShareConfiguration leads to. Raises Failed."""
         self.missing_images: set[str] = set()
         """Which no registry has."""
         self._environment = dict(environment or {})
@@ -53,6 +55,9 @@ class RealMachine(Machine):
         directory = self.root / "shares" / "-".join(parts)
         directory.mkdir(parents=True, exist_ok=True)
         return directory
+
+    def _any_share(self, mount: Mapping[str, Any]) -> Path:
+        return self.share(mount["azureFileUrl"])
 
     def prepare(self, node: Node) -> None:
         """As Machine."""
@@ -125,7 +130,7 @@ class RealMachine(Machine):
         for each in node.pool.given.get("mountConfiguration", []):
             share = each.get("azureFileShareConfiguration")
             if share is not None:
-                yield share["relativeMountPath"], self.share(share["azureFileUrl"])
+                yield share["relativeMountPath"], self.mounted(share)
 
     def _has(self, image: str) -> bool:
         asked = ["docker", "--host", self.docker, "image", "inspect", image]

@@ -72,7 +72,7 @@ class Machine(ABC):
 
     @abstractmethod
     def prepare(self, node: Node) -> None:
-        """A node has started."""
+        """A node has started. Raises Failed, which makes it unusable."""
 
     @abstractmethod
     def begin(self, execution: Execution, environment: dict[str, str]) -> Command:

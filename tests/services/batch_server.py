@@ -29,6 +29,7 @@ from tests.services.batch_state import Node, Pool, Task
 from tests.services.batch_tasks import Fault, Tasks
 from tests.services.batch_wire import HttpServer, Refused, Reply, Request
 from tests.services.batch_world import Timing, World
+from tests.services.certificates import Certificate
 from tests.services.entra_server import EntraServer
 
 ACCOUNT = "labbatch"
@@ -56,7 +57,7 @@ class BatchServer:
     `entra`: whose tokens it takes; then it speaks TLS, as the SDK sends tokens over nothing else,
     and `ca_bundle` is to be trusted. `simulation`: plays the command lines; else they are run, see
     `RealMachine` for `docker` and `environment`. `trusts`: PEM file for the storage that resource
-    files are downloaded from.
+    files are downloaded from. `certificate`: of its TLS; None: one of its own.
     """
 
     def __init__(
@@ -68,8 +69,11 @@ class BatchServer:
         docker: str = "",
         environment: Mapping[str, str] | None = None,
         trusts: str = "",
+        account: str = ACCOUNT,
+        key: str = KEY,
+        certificate: Certificate | None = None,
     ) -> None:
-        self.account, self.key = ACCOUNT, KEY
+        self.account, self.key = account, key
         self.calls: Counter[str] = Counter()
         """Requests by operation, as the definition names them: Task_List, Pool_Add, …"""
         self.violations: list[str] = []
@@ -92,7 +96,8 @@ class BatchServer:
         self.routes = routes(self.pools, self.jobs, self.tasks)
         self._troubles: list[Trouble] = []
         self._definition = definition()
-        self._http = HttpServer(self.answer, directory / "tls" if entra is not None else None)
+        tls = certificate or (directory / "tls" if entra is not None else None)
+        self._http = HttpServer(self.answer, tls)
         self.url = self.world.url = self._http.url
         self.ca_bundle = self._http.ca_bundle
 

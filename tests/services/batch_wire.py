@@ -152,22 +152,25 @@ def invalid_value(name: str, value: object, reason: str) -> Refused:
 
 
 class HttpServer:
-    """Serves `answer` on a port of 127.0.0.1 that the system chooses; with a directory over TLS,
-    whose certificates are made there. `answer` is called from several threads; None cuts the
+    """Serves `answer` on a port of 127.0.0.1 that the system chooses; over TLS with a certificate,
+    or a directory to make one in. `answer` is called from several threads; None cuts the
     connection without a word."""
 
     def __init__(
-        self, answer: Callable[[Request], Reply | None], tls_directory: Path | None = None
+        self,
+        answer: Callable[[Request], Reply | None],
+        tls: Path | certificates.Certificate | None = None,
     ) -> None:
         self.ca_bundle = ""
         """PEM file of the authority that clients must trust; empty without TLS."""
         context: ssl.SSLContext | None = None
-        if tls_directory is not None:
-            tls_directory.mkdir(parents=True, exist_ok=True)
-            made = certificates.make(tls_directory, "127.0.0.1", "localhost")
+        if isinstance(tls, Path):
+            tls.mkdir(parents=True, exist_ok=True)
+            tls = certificates.make(tls, "127.0.0.1", "localhost")
+        if tls is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(made.certificate, made.key)
-            self.ca_bundle = str(made.authority)
+            context.load_cert_chain(tls.certificate, tls.key)
+            self.ca_bundle = str(tls.authority)
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.answer, self._server.context = answer, context
         scheme = "http" if context is None else "https"

@@ -94,6 +94,8 @@ class EntraServer(TlsServer):
         self.lifetime_s = LIFETIME_S
         self.secrets = {CLIENT: SECRET}
         """Client id -> secret, of service principals."""
+        self.identity = CLIENT
+        """Client id of the managed identity that a host has."""
         self.tenants = {TENANT, OTHER_TENANT}
         self.issued = 0
         self._keys, self._lab_keys, self._cluster_keys = _Keys(), _Keys(), _Keys()
@@ -306,7 +308,8 @@ class EntraServer(TlsServer):
         elif not secrets.compare_digest(form.get("client_secret", ""), self.secrets[client]):
             said = "AADSTS7000215: Invalid client secret provided."
             raise Refusal(401, {"error": "invalid_client", "error_description": said})
-        return self._reply(self._for_service(form["scope"].removesuffix("/.default"), tenant))
+        audience = form["scope"].removesuffix("/.default")
+        return self._reply(self._for_service(audience, tenant, client))
 
     def _check_assertion(self, assertion: str) -> None:
         try:
@@ -316,11 +319,15 @@ class EntraServer(TlsServer):
             said = f"AADSTS700027: Client assertion failed signature validation. {error}"
             raise Refusal(401, {"error": "invalid_client", "error_description": said}) from error
 
-    def _for_service(self, audience: str, tenant: str) -> str:
+    def _for_service(self, audience: str, tenant: str, client: str) -> str:
         """A token of version 1 without a user, such as Microsoft's own services take."""
-        own = str(uuid.uuid5(uuid.NAMESPACE_OID, CLIENT))
-        now = int(time.time())
-        claims = {"aud": audience, "tid": tenant, "oid": own, "exp": now + self.lifetime_s}
+        claims = {
+            "aud": audience,
+            "tid": tenant,
+            "oid": object_id(client),
+            "appid": client,
+            "exp": int(time.time()) + self.lifetime_s,
+        }
         return self.issue_app_only(claims, version=1)
 
     def _device_code(self, tenant: str, form: Mapping[str, str]) -> Any:
@@ -382,15 +389,15 @@ class EntraServer(TlsServer):
         """As App Service and Container Apps have it ("REST endpoint reference")."""
         if request.headers.get("x-identity-header") != IDENTITY_HEADER:
             raise Refusal(401, {"message": "wrong identity header"})
-        if request.query.get("client_id", CLIENT) != CLIENT:
+        if request.query.get("client_id", self.identity) != self.identity:
             raise Refusal(400, {"message": "no such identity is assigned"})
         resource = request.query["resource"]
         return {
-            "access_token": self._for_service(resource, TENANT),
+            "access_token": self._for_service(resource, TENANT, self.identity),
             "expires_on": str(int(time.time()) + self.lifetime_s),
             "resource": resource,
             "token_type": "Bearer",
-            "client_id": CLIENT,
+            "client_id": self.identity,
         }
 
     def _reply(self, token: str) -> dict[str, Any]:
@@ -410,6 +417,11 @@ class EntraServer(TlsServer):
             self.issued += 1
         kept = {name: value for name, value in claims.items() if value is not None}
         return jwt.encode(kept, key, "RS256", {"kid": kid or newest, **(headers or {})})
+
+
+def object_id(client: str) -> str:
+    """`oid` of the tokens of a service principal or a managed identity."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, client))
 
 
 def public_pem(key: rsa.RSAPrivateKey) -> bytes:

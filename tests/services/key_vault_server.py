@@ -2,12 +2,13 @@
 
 It asks for a token of the Entra ID stand-in by a challenge, checks it, and keeps versions of
 secrets. Sources: "Azure Key Vault REST API reference": Get Secrets, Get Secret, Get Secret
-Versions, Set Secret; "Authentication, requests and responses"; "Azure Key Vault REST API error
-codes".
+Versions, Set Secret, Update Secret; "Key Vault soft-delete overview"; "Authentication, requests and
+responses"; "Azure Key Vault REST API error codes".
 """
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import threading
@@ -36,6 +37,7 @@ class _Version:
     enabled: bool
     expires: int | None
     not_before: int | None
+    tags: dict[str, str] = field(default_factory=dict)
     created: int = field(default_factory=lambda: int(time.time()))
     number: str = field(default_factory=lambda: secrets.token_hex(16))
 
@@ -54,12 +56,16 @@ class _Version:
 
 
 class KeyVaultServer(TlsServer):
-    """One vault. `readers` are the object ids that may read; None: whoever has a token. With
+    """One vault. `readers` are the object ids that may read, `writers` those that may read and
+    write; None: whoever has a token. With
     `page`, lists come in pages of that many. `exchanges` has every request with its answer."""
 
     def __init__(self, directory: Path, entra: EntraServer, page: int = _PAGE) -> None:
         super().__init__(directory)
         self.readers: set[str] | None = None
+        self.writers: set[str] | None = None
+        self.deleted: set[str] = set()
+        """Names, in lower case, of secrets that can still be recovered."""
         self.challenges = 0
         self.exchanges: list[tuple[Request, int, Any]] = []
         self._entra = entra
@@ -75,14 +81,26 @@ class KeyVaultServer(TlsServer):
         enabled: bool = True,
         expires: float | None = None,
         not_before: float | None = None,
+        tags: dict[str, str] | None = None,
     ) -> None:
         """A new version of a secret. Times since the epoch."""
         assert _NAME.fullmatch(name), name
         assert len(value) <= _LONGEST_VALUE
-        version = _Version(value, enabled, _whole(expires), _whole(not_before))
+        version = _Version(value, enabled, _whole(expires), _whole(not_before), tags or {})
         with self._lock:
             kept = next((key for key in self._secrets if key.lower() == name.lower()), name)
             self._secrets.setdefault(kept, []).append(version)
+
+    def value(self, name: str) -> str | None:
+        """Of the newest version; None if that is disabled, or there is none."""
+        with self._lock:
+            versions = self._secrets.get(name, [])
+            return versions[-1].value if versions and versions[-1].enabled else None
+
+    def versions(self, name: str) -> list[str]:
+        """Values of all versions, the oldest first."""
+        with self._lock:
+            return [version.value for version in self._secrets.get(name, [])]
 
     def remove(self, name: str) -> None:
         """Delete a secret."""
@@ -110,6 +128,10 @@ class KeyVaultServer(TlsServer):
                 return self._versions(name)
             case ["secrets", name, *version] if request.method == "GET" and len(version) < 2:
                 return self._get(name, version[0] if version else "")
+            case ["secrets", name] if request.method == "PUT":
+                return self._put(name, json.loads(request.body))
+            case ["secrets", name, *version] if request.method == "PATCH" and len(version) < 2:
+                return self._patch(name, version[0] if version else "", json.loads(request.body))
             case _:
                 raise _refusal(404, "NotFound", "no such operation")
 
@@ -128,7 +150,10 @@ class KeyVaultServer(TlsServer):
         except jwt.PyJWTError as error:
             said = f"AKV10032: Invalid issuer, audience or signature. {error}"
             raise _refusal(401, "Unauthorized", said, headers=challenge) from error
-        if self.readers is not None and claims["oid"] not in self.readers:
+        may = self.writers
+        if request.method == "GET":
+            may = None if self.readers is None else self.readers | (self.writers or set())
+        if may is not None and claims["oid"] not in may:
             said = "Caller is not authorized to perform action on resource."
             raise _refusal(403, "Forbidden", said, "ForbiddenByRbac")
 
@@ -145,7 +170,8 @@ class KeyVaultServer(TlsServer):
         return {"value": value, "nextLink": following}
 
     def _item(self, name: str) -> Any:
-        return {"id": self._id(name), "attributes": self._secrets[name][-1].attributes, "tags": {}}
+        newest = self._secrets[name][-1]
+        return {"id": self._id(name), "attributes": newest.attributes, "tags": newest.tags}
 
     def _versions(self, name: str) -> Any:
         with self._lock:
@@ -153,17 +179,54 @@ class KeyVaultServer(TlsServer):
         value = [{"id": self._id(name, v.number), "attributes": v.attributes} for v in versions]
         return {"value": value}
 
-    def _get(self, name: str, number: str) -> Any:
+    def _get(self, name: str, number: str, *, disabled: bool = False) -> Any:
         with self._lock:
             name, versions = self._named(name)
             version = next((v for v in versions if v.number == number), versions[-1])
         if number and version.number != number:
             raise _refusal(404, "SecretNotFound", f"{name} has no version {number}")
-        if not version.enabled:
+        if not version.enabled and not disabled:
             said = "Operation get is not allowed on a disabled secret."
             raise _refusal(403, "Forbidden", said, "SecretDisabled")
         where = self._id(name, version.number)
-        return {"value": version.value, "id": where, "attributes": version.attributes, "tags": {}}
+        told = {"id": where, "attributes": version.attributes, "tags": version.tags}
+        return {"value": version.value, **told}
+
+    def _put(self, name: str, body: Any) -> Any:
+        """Set Secret: a new version."""
+        if not _NAME.fullmatch(name) or not isinstance(body.get("value"), str):
+            raise _refusal(400, "BadParameter", "The request has no value, or a bad name.")
+        if len(body["value"]) > _LONGEST_VALUE:
+            raise _refusal(400, "BadParameter", "The value is too long.")
+        if name.lower() in self.deleted:
+            said = f"Secret {name} is currently in a deleted but recoverable state."
+            raise _refusal(409, "Conflict", said, "ObjectIsDeletedButRecoverable")
+        attributes = body.get("attributes") or {}
+        self.set(
+            name,
+            body["value"],
+            enabled=attributes.get("enabled", True),
+            expires=attributes.get("exp"),
+            not_before=attributes.get("nbf"),
+            tags=body.get("tags"),
+        )
+        return self._get(name, "", disabled=True)
+
+    def _patch(self, name: str, number: str, body: Any) -> Any:
+        """Update Secret: attributes and tags of a version, of the newest one if none is named."""
+        with self._lock:
+            name, versions = self._named(name)
+            version = next((v for v in versions if v.number == number), None)
+            if number and version is None:
+                raise _refusal(404, "SecretNotFound", f"{name} has no version {number}")
+            version = version or versions[-1]
+            given = body.get("attributes") or {}
+            version.enabled = given.get("enabled", version.enabled)
+            version.expires = given.get("exp", version.expires)
+            version.not_before = given.get("nbf", version.not_before)
+            version.tags = body.get("tags", version.tags)
+        where = self._id(name, version.number)
+        return {"id": where, "attributes": version.attributes, "tags": version.tags}
 
     def _named(self, name: str) -> tuple[str, list[_Version]]:
         for kept, versions in self._secrets.items():

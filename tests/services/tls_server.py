@@ -26,6 +26,10 @@ class Refusal(Exception):
         self.status, self.document, self.headers = status, document, dict(headers or {})
 
 
+class Cut(Exception):
+    """Ends a request, and its connection, without a word."""
+
+
 class Request:
     """One request: its method, path, query, form and headers (names in lower case)."""
 
@@ -54,6 +58,7 @@ class TlsServer(LoopbackHttp):
         directory.mkdir(parents=True, exist_ok=True)
         made = certificates.make(directory, "127.0.0.1", "localhost")
         super().__init__(_Handler, made)
+        self.certificate = made
         self.url = self.origin
         self.ca_bundle = str(made.authority)
         """PEM file of the authority that clients must trust."""
@@ -61,7 +66,7 @@ class TlsServer(LoopbackHttp):
         self._trouble: Trouble | None = None
 
     def answer(self, request: Request) -> Any:
-        """The JSON document to answer with status 200. Raises Refusal."""
+        """The JSON document to answer with status 200. Raises Refusal or Cut."""
         raise NotImplementedError
 
     def down(self, trouble: Trouble = "closed") -> None:
@@ -96,6 +101,8 @@ class TlsServer(LoopbackHttp):
             return 200, self.answer(request), {}
         except Refusal as refusal:
             return refusal.status, refusal.document, refusal.headers
+        except Cut:
+            return None
 
 
 class _Handler(QuietHandler):
@@ -110,11 +117,23 @@ class _Handler(QuietHandler):
     def do_PUT(self) -> None:
         self._respond()
 
+    def do_PATCH(self) -> None:
+        self._respond()
+
+    def do_DELETE(self) -> None:
+        self._respond()
+
+    def do_HEAD(self) -> None:
+        self._respond()
+
     def _respond(self) -> None:
         found = self.owner.handle(self)
         if found is None:
             self.close_connection = True
             return
         status, document, headers = found
+        if document is None:
+            self.reply(status, b"", headers)
+            return
         kind = {"Content-Type": "application/json; charset=utf-8"}
         self.reply(status, json.dumps(document).encode(), kind | dict(headers))

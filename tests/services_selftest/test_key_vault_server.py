@@ -97,10 +97,24 @@ def test_both_sides_keep_to_the_definition(spec: dict[str, Any], tmp_path: Path)
         vault.set("TESAZURE-OFF", "x", enabled=False)
         reader = KeyVault(VaultConfig(url=vault.url, identity=identity, verify_challenge=False))
         assert len(reader.read().secrets) == 5
+        mark = {"tesazure-installation": "one"}
+        reader.write({"batch_account_name": "acc", "log_level": "info"}, mark)
+        reader.write({"batch_account_name": "acc", "log_level": "debug"}, mark)
+        assert len(vault.versions("TESAZURE-BATCH-ACCOUNT-NAME")) == 1
+        assert vault.versions("TESAZURE-LOG-LEVEL") == ["info", "debug"]
+        reader.write({"batch_account_name": "acc", "log_level": ""}, mark)
+        assert vault.value("TESAZURE-LOG-LEVEL") is None
+        assert "TESAZURE-LOG-LEVEL" not in reader.read().secrets
+        vault.deleted.add("tesazure-batch-region")
+        with pytest.raises(ConfigurationError, match="recover or purge it"):
+            reader.write({"batch_region": "eastus"}, mark)
+        vault.writers = set()
+        with pytest.raises(ConfigurationError, match="Key Vault Secrets Officer"):
+            reader.write({"log_level": "info"}, mark)
         vault.readers = set()
         with pytest.raises(ConfigurationError):
             reader.read()
-        assert {status for _, status, _ in vault.exchanges} >= {200, 401, 403}
+        assert {status for _, status, _ in vault.exchanges} >= {200, 401, 403, 409}
         assert vault.challenges == 1
         for exchange in vault.exchanges:
             check(exchange, spec)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tesazure.errors import StorageUnavailable
-from tesazure.grants import LISTING, Grants
+from tesazure.grants import LISTING, Grants, Threads
 from tesazure.model import Executor, Input, Task
 from tesazure.plan import Defaults, make_plan
 from tesazure.settings import load
@@ -30,7 +30,7 @@ async def test_secrets_are_made_while_no_directory_can_be_listed() -> None:
         ).settings
         storages = Storages((), endpoints=endpoints_of(settings))
         storages.wait(msgspec.structs.replace(LISTING, read_s=0.5, pause_s=0.05))
-        grants = Grants(Granter(grant_config_of(settings)), storages)
+        grants = Grants(Granter(grant_config_of(settings)), storages, Threads())
         looks = [asyncio.ensure_future(grants.names(f"{blob}/calls/d", 10)) for _ in range(5)]
         # So many that they are signed in a thread.
         inputs = [Input(path=f"/in/{i}", url=f"{blob}/calls/{i}") for i in range(200)]

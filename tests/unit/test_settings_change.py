@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tesazure.errors import ConfigurationError, VaultUnavailable
+from tesazure.errors import ConfigurationError, StoreUnavailable, VaultUnavailable
 from tesazure.settings import FIELDS, Effective, Settings, help_of
 from tesazure.settings.reloading import Reloader, change
 
@@ -36,31 +36,31 @@ def made(**given: Any) -> Settings:
             ("storage_account_key",),
             (),
         ),
-        # The Azure Batch backend has made its clients and pools with these.
+        # What a backend is made with: another one is made, see stations.switching.
         (
             {"compute_backend": "batch", "private_docker_registry_url": "r.example"},
             {
                 "compute_backend": "batch",
+                "batch_account_name": "other",
                 "private_docker_registry_url": "r2.example",
+                "storage_account_name": "b",
                 "storage_account_key": OTHER_KEY,
-                "azure_secret": "s",
                 "credential_hours": 3,
-                "log_level": "debug",
             },
-            ("log_level",),
             (
+                "batch_account_name",
                 "private_docker_registry_url",
+                "storage_account_name",
                 "storage_account_key",
-                "azure_secret",
                 "credential_hours",
             ),
-        ),
-        # A key without its account would sign for the wrong one.
-        (
-            {"storage_account_name": "a", "storage_account_key": KEY},
-            {"storage_account_name": "b", "storage_account_key": OTHER_KEY},
             (),
-            ("storage_account_name", "storage_account_key"),
+        ),
+        (
+            {},
+            {"compute_backend": "batch", "local_engine": "docker"},
+            ("compute_backend",),
+            ("local_engine",),
         ),
         ({}, SIGNED_IN, ("aad_verify", "aad_audience", "aad_tenant_id"), ()),
         (SIGNED_IN, {**SIGNED_IN, "aad_tenant_id": ("t", "u")}, ("aad_tenant_id",), ()),
@@ -115,9 +115,24 @@ class Server:
         self.applied: list[Settings] = []
         self.refusal: Exception | None = None
         self.loads: asyncio.Queue[None] = asyncio.Queue()
-        self.reloader = Reloader(Effective(made(**given), {}), self._load, self._apply)
+        self.changes = 0
+        self._heard = 0
+        self.reloader = Reloader(
+            Effective(made(**given), {}),
+            self._load,
+            self._apply,
+            self._changed,
+            look_s=0.02,
+            again_s=0.05,
+        )
+
+    async def _changed(self) -> bool:
+        if self.changes < 0:
+            raise StoreUnavailable("the database is away")
+        return self.changes != self._heard
 
     async def _load(self) -> Effective:
+        self._heard = self.changes
         self.loads.put_nowait(None)
         if isinstance(self.next, Exception):
             raise self.next
@@ -196,6 +211,59 @@ async def test_what_cannot_be_applied_is_not_in_effect(caplog: pytest.LogCapture
         server.refusal = None
         await server.ask()
         assert server.reloader.settings.log_level == "error"
+
+
+async def test_what_could_not_be_applied_is_tried_again() -> None:
+    """A backend may become ready."""
+    server = Server()
+    async with server.running():
+        server.change(log_level="error")
+        server.refusal = ConfigurationError(["batch account: no answer"])
+        await server.ask()
+        await server.loaded()
+        server.refusal = None
+        await server.loaded()
+        assert server.reloader.settings.log_level == "error"
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(server.loads.get(), 0.2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        VaultUnavailable("Key Vault v is away"),
+        ConfigurationError(["KEYVAULT_URL: v: refuses this server's identity"]),
+        TimeoutError(),
+        RuntimeError("a bug"),
+    ],
+)
+async def test_what_could_not_be_read_is_tried_again(error: Exception) -> None:
+    """Of another vault nothing is known yet that would be good still."""
+    server = Server()
+    async with server.running():
+        server.next = error
+        server.changes = 1
+        await server.loaded()
+        await server.loaded()
+        server.next = made(log_level="error")
+        await server.loaded()
+        assert server.reloader.settings.log_level == "error"
+
+
+async def test_settings_that_others_have_kept_are_read() -> None:
+    server = Server()
+    async with server.running():
+        server.changes = -1
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(server.loads.get(), 0.2)
+        server.change(log_level="error")
+        server.changes = 1
+        await server.loaded()
+        assert server.reloader.settings.log_level == "error"
+        assert (await server.reloader.take_up()).now == ()
+        server.next = VaultUnavailable("away")
+        with pytest.raises(VaultUnavailable):
+            await server.reloader.take_up()
 
 
 async def test_live_settings_that_need_later_ones_are_refused(

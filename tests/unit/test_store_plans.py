@@ -41,7 +41,8 @@ def link(tmp_path: Path) -> Iterator[Link]:
 
 def _statements(module: ModuleType) -> dict[str, Prepared]:
     found = {name: value for name, value in vars(module).items() if isinstance(value, Prepared)}
-    for name, several in vars(module).items():
+    for name, value in vars(module).items():
+        several = dict(enumerate(value)) if isinstance(value, tuple) else value
         if isinstance(several, dict):
             kinds = {f"{name}[{k}]": v for k, v in several.items() if isinstance(v, Prepared)}
             found |= kinds

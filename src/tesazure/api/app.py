@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from tesazure.api import docs, service_info, sign_in
+from tesazure.api import docs, provision_access, service_info, sign_in
 from tesazure.api.access_log import AccessLog
 from tesazure.api.bodies import BodyReader
 from tesazure.api.costs import CostsOfTasks
@@ -18,6 +19,7 @@ from tesazure.api.flavour import V1_0, V1_1
 from tesazure.api.health import Health
 from tesazure.api.metrics import Latencies, Metrics
 from tesazure.api.parts import Parts
+from tesazure.api.provision import Provision
 from tesazure.api.replies import Route
 from tesazure.api.routing import Routes
 from tesazure.api.streams import Streams
@@ -46,6 +48,7 @@ class Application:
                 *Streams(parts, self._feed).routes(),
                 *Events(parts, self._feed).routes(),
                 *sign_in.routes(parts.gate),
+                *_provision(parts, bodies),
                 *Health(parts).routes(),
                 *Metrics(parts, latencies).routes(),
                 *docs.routes(parts.settings),
@@ -70,3 +73,15 @@ class Application:
         """Let streams end; new requests are still answered."""
         self._closing.set()
         self._feed.nudge()
+
+
+def _provision(parts: Parts, bodies: BodyReader) -> list[Route]:
+    if parts.provisioner is None:
+        return []
+
+    def demand(request: Request) -> None:
+        settings = parts.settings
+        shares = settings.task_network and "sandbox" in parts.stations.engines
+        provision_access.demand(request, settings.provision_token, shares)
+
+    return Provision(parts.provisioner, parts.gate, parts.audit, bodies, demand).routes()

@@ -46,6 +46,10 @@ class Audit:
         what = b'"workflow":%b,"tasks":%d' % (_encode(workflow_id), tasks)
         self._note("workflow.cancel", what, by)
 
+    def note_provision(self, action: str, run_id: str, by: Request) -> None:
+        """Note that a request has begun, continued or joined a provisioning run, or its removal."""
+        self._note(action, b'"run":"%b"' % run_id.encode("ascii"), by)
+
     def _note(self, action: str, what: bytes, by: Request) -> None:
         caller = caller_of(by)
         client = by.scope.get("client")

@@ -11,6 +11,7 @@ import msgspec
 from tesazure.api.replies import Headers, Reply
 from tesazure.errors import (
     BackendUnavailable,
+    Conflict,
     FieldError,
     InvalidInput,
     NotAllowed,
@@ -67,6 +68,8 @@ def reply_to(error: Exception, request_id: bytes) -> Reply:
     """The reply to an exception. Never says more than the package's own errors say."""
     if isinstance(error, NotSignedIn):
         error = _as_http(error)
+    elif isinstance(error, Conflict):
+        error = HttpError(409, "conflict", str(error))
     match error:
         case TooLarge():
             made = _reply(413, "too_large", str(error), request_id)

@@ -114,7 +114,7 @@ class Health:
     async def _backend(self) -> list[Check]:
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                return list(await self._parts.backend.check())
+                return list(await self._parts.stations.current.backend.check())
         except TimeoutError:
             detail = f"no answer within {_PATIENCE_S:g} s"
             return [Check("backend", False, detail, "see the server's log")]

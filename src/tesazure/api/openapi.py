@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tesazure import __version__
+from tesazure.api import provision_openapi
 from tesazure.api.flavour import V1_0, V1_1, Flavour
 from tesazure.api.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+from tesazure.api.provision import PATH as PROVISION
 from tesazure.api.schemas import Schema, flag, ref, schemas, text, whole
 from tesazure.api.workflows import MOST
 from tesazure.callers import Role
@@ -43,6 +45,7 @@ def document() -> dict[str, Any]:
             {"name": "Workflows", "description": "Tasks by the workflow they are part of."},
             {"name": "Streams", "description": "Whole logs and events as they happen."},
             {"name": "Operation", "description": "For those who run the server."},
+            {"name": "Provisioning", "description": "A backend in an Azure subscription."},
         ],
         "paths": _secured(
             {
@@ -52,9 +55,13 @@ def document() -> dict[str, Any]:
                 **_costs(),
                 **_streams(),
                 **_operation(),
+                **provision_openapi.paths(),
             }
         ),
-        "components": {"schemas": schemas(), "securitySchemes": _SCHEMES},
+        "components": {
+            "schemas": {**schemas(), **provision_openapi.schemas()},
+            "securitySchemes": _SCHEMES,
+        },
     }
 
 
@@ -87,6 +94,8 @@ def _secured(paths: dict[str, Any]) -> dict[str, Any]:
                 operation["security"] = []
                 continue
             role = (Role.READ if method == "get" else Role.WRITE).value
+            if path.startswith(PROVISION):
+                role = Role.ADMIN.value
             # OpenAPI 3.1, Security Requirement Object: the list names the roles that are required.
             operation["security"] = [{"bearer": [role]}, {"basic": [role]}, {}]
             replies = {**operation["responses"], **_errors(401, 403, 503)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from tesazure.api.audit import Audit
 from tesazure.backends.base import Backend
 from tesazure.budgets import Budgets
 from tesazure.plan import Defaults
+from tesazure.provisioning import DryRun, Request, ServicePrincipal, StoredRun
 from tesazure.sealing import Seal
 from tesazure.settings import Settings
 from tesazure.signin.gate import Gate
@@ -45,18 +46,76 @@ class UrlCheck(Protocol):
         ...
 
 
+class Station(Protocol):
+    """Where attempts are placed, and what submissions are checked against there."""
+
+    @property
+    def backend(self) -> Backend:
+        """Started."""
+        ...
+
+    @property
+    def urls(self) -> UrlCheck:
+        """Of its nodes."""
+        ...
+
+    @property
+    def cromwell(self) -> PathMapping:
+        """What URLs the paths of Cromwell's tasks mean."""
+        ...
+
+
+class Stations(Protocol):
+    """The backends of a running server, whose settings may change."""
+
+    @property
+    def current(self) -> Station:
+        """That of the attempts from now on."""
+        ...
+
+    @property
+    def engines(self) -> Set[str]:
+        """What runs containers: of the current one, and of those whose attempts are not over."""
+        ...
+
+    def backend_of(self, scope: str | None) -> Backend:
+        """The one that reaches the attempts of a scope. Raises NotFound with the reason."""
+        ...
+
+
 class Pulse(Protocol):
     """The scheduler, as far as the API knows it."""
 
-    lag_s: float
-    """Seconds from the first signal that the last tick served to its end."""
-    last_tick: float
-    """When the last tick ended well, on the monotonic clock; ticks come at least once a second."""
-    last_error: str
-    """What the last tick failed with; empty if it ended well."""
-    placed: int
-    finished: int
-    retries: int
+    @property
+    def lag_s(self) -> float:
+        """Seconds from the first signal that the last tick served to its end."""
+        ...
+
+    @property
+    def last_tick(self) -> float:
+        """When the last tick ended well, on the monotonic clock; ticks come at least once a
+        second."""
+        ...
+
+    @property
+    def last_error(self) -> str:
+        """What the last tick failed with; empty if it ended well."""
+        ...
+
+    @property
+    def placed(self) -> int:
+        """Attempts, since the server started; so with the next two."""
+        ...
+
+    @property
+    def finished(self) -> int:
+        """Tasks."""
+        ...
+
+    @property
+    def retries(self) -> int:
+        """Attempts that were followed by others."""
+        ...
 
     def wake(self) -> None:
         """Something changed: look at the queue now."""
@@ -67,19 +126,40 @@ class Pulse(Protocol):
         ...
 
 
+class Provisioner(Protocol):
+    """What makes a backend in Azure; see provision.conductor for what each raises."""
+
+    async def dry_run(self, request: Request) -> DryRun:
+        """What a run would find and make."""
+        ...
+
+    async def begin(self, request: Request) -> StoredRun:
+        """Begin a run; continue or join the one of the same request."""
+        ...
+
+    async def remove(self, run_id: str, principal: ServicePrincipal | None) -> StoredRun | None:
+        """Begin to remove what a run made; None: there is no such run."""
+        ...
+
+    async def run(self, run_id: str) -> StoredRun | None:
+        """How far it is."""
+        ...
+
+    async def runs(self) -> list[StoredRun]:
+        """All, the newest first."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Everything a handler may use. `pulse` is None where this process only answers HTTP."""
 
     settings: Settings
     store: Store
-    backend: Backend
+    stations: Stations
     gate: Gate
     """Who may call."""
     audit: Audit
-    urls: UrlCheck
-    cromwell: PathMapping
-    """What URLs the paths of Cromwell's tasks mean."""
     seal: Seal
     """Seals what is secret in the URLs of a task that is to be stored."""
     pulse: Pulse | None
@@ -94,6 +174,8 @@ class Parts:
     """Set when the server stops: streams end."""
     clock: Callable[[], float]
     """Seconds since the epoch."""
+    provisioner: Provisioner | None = None
+    """None: there is nothing below /provision."""
 
     @property
     def defaults(self) -> Defaults:

@@ -54,7 +54,7 @@ class Streams:
 
     def __init__(self, parts: Parts, feed: Feed) -> None:
         self._store = parts.store
-        self._backend = parts.backend
+        self._stations = parts.stations
         self._closing = parts.closing
         self._gate = parts.gate
         self._feed = feed
@@ -193,9 +193,8 @@ class Streams:
             raise NotFound("the stream has expired (setting WORK_RETENTION_HOURS)")
         if attempt.handle is None:
             raise NotFound(f"attempt {number} of task {record.id} has not been placed")
-        return await self._backend.read_stream(
-            attempt.handle, asked.executor, asked.name, offset, limit
-        )
+        backend = self._stations.backend_of(attempt.scope)
+        return await backend.read_stream(attempt.handle, asked.executor, asked.name, offset, limit)
 
 
 _HEADERS: Headers = [

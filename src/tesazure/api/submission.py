@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -12,7 +12,7 @@ import msgspec
 from tesazure.api.daemon_threads import DaemonThreads
 from tesazure.api.errors import RETRY_AFTER_S, HttpError
 from tesazure.api.ids import new_task_id
-from tesazure.api.parts import Parts
+from tesazure.api.parts import Parts, Station, UrlCheck
 from tesazure.callers import Caller
 from tesazure.errors import FieldError, InvalidInput, StorageError
 from tesazure.model import FileType, Input, Output, Task
@@ -54,20 +54,18 @@ class _Sent:
     meant: Task
     submitter: Submitter
     notes: list[str]
+    station: Station
+    """What it is checked against."""
 
 
 class Submission:
     """Checks submissions against this server's backend and storages."""
 
     def __init__(self, parts: Parts) -> None:
-        self._urls = parts.urls
+        self._stations = parts.stations
         self._defaults = parts.defaults
         self._clock = parts.clock
         self._seal = parts.seal
-        self._mapping = parts.cromwell
-        self._parameters = {
-            key.lower(): key for key in parts.backend.capabilities.backend_parameters
-        }
         # Decoding a large body takes many times its size in memory: one at a time.
         self._large = asyncio.Semaphore(1)
         self._looks = DaemonThreads("urls", _LOOKING, _LOOK_S)
@@ -77,23 +75,25 @@ class Submission:
         503 when the file system that its URLs name does not answer."""
         if len(body) < _LARGE:
             sent = self._read(body)
-            if self._urls.checks_at_once(_urls(sent.meant)):
-                return self._new(sent, self._look(sent.meant), caller)
-            return self._new(sent, await self._look_patiently(sent.meant), caller)
+            urls = sent.station.urls
+            if urls.checks_at_once(_urls(sent.meant)):
+                return self._new(sent, _look(sent.meant, urls), caller)
+            return self._new(sent, await self._look_patiently(sent.meant, urls), caller)
         async with self._large:
             sent = await asyncio.to_thread(self._read, body)
-        errors = await self._look_patiently(sent.meant)
+        errors = await self._look_patiently(sent.meant, sent.station.urls)
         async with self._large:
             return await asyncio.to_thread(self._new, sent, errors, caller)
 
     def _read(self, body: bytes) -> _Sent:
         task, notes = parse_task(body.removeprefix(_BOM))
-        submitter = recognise(task)
-        return _Sent(task, mapped(task, submitter, self._mapping), submitter, notes)
+        submitter, station = recognise(task), self._stations.current
+        meant = mapped(task, submitter, station.cromwell)
+        return _Sent(task, meant, submitter, notes, station)
 
     def _new(self, sent: _Sent, errors: list[FieldError], caller: Caller) -> NewTask:
         task, notes, now = sent.task, sent.notes, self._clock()
-        errors += self._take_parameters(task, notes)
+        errors += _take_parameters(task, notes, sent.station)
         whole: dict[str, str] = {}
         if may_hold_secrets(task):
             errors += _hidden_errors(task)
@@ -121,65 +121,69 @@ class Submission:
             workflow=_workflow(task.tags) if task.tags else None,
         )
 
-    async def _look_patiently(self, task: Task) -> list[FieldError]:
+    async def _look_patiently(self, task: Task, urls: UrlCheck) -> list[FieldError]:
         """What is wrong with the URLs. Whether links lead out of the allowed directories only the
         file system can tell; one of a network may hang, and is never asked in the event loop."""
         try:
-            return await self._looks.run(lambda: self._look(task))
+            return await self._looks.run(lambda: _look(task, urls))
         except TimeoutError:
             text = f"a file system that the task names did not answer within {_LOOK_S:g} s"
             retry = ((b"retry-after", b"%d" % RETRY_AFTER_S),)
             raise HttpError(503, "unavailable", text, retry) from None
 
-    def _look(self, task: Task) -> list[FieldError]:
-        errors: list[FieldError] = []
-        for i, item in enumerate(task.inputs or ()):
-            if item.url and not item.content:
-                try:
-                    self._urls.check_input(item.url)
-                except StorageError as error:
-                    errors.append(FieldError(f"inputs[{i}].url", str(error)))
-        directories = [
-            (i, item.url, normalise(item.path))
-            for i, item in enumerate(task.inputs or ())
-            if item.type is FileType.DIRECTORY and item.url and not item.content
-        ]
-        for i, refused in self._urls.refused_mounts(directories).items():
-            errors.append(FieldError(f"inputs[{i}]", str(refused)))
-        for i, output in enumerate(task.outputs or ()):
+
+def _look(task: Task, urls: UrlCheck) -> list[FieldError]:
+    errors: list[FieldError] = []
+    for i, item in enumerate(task.inputs or ()):
+        if item.url and not item.content:
             try:
-                self._urls.check_output(output.url)
+                urls.check_input(item.url)
             except StorageError as error:
-                errors.append(FieldError(f"outputs[{i}].url", str(error)))
-        return errors
+                errors.append(FieldError(f"inputs[{i}].url", str(error)))
+    directories = [
+        (i, item.url, normalise(item.path))
+        for i, item in enumerate(task.inputs or ())
+        if item.type is FileType.DIRECTORY and item.url and not item.content
+    ]
+    for i, refused in urls.refused_mounts(directories).items():
+        errors.append(FieldError(f"inputs[{i}]", str(refused)))
+    for i, output in enumerate(task.outputs or ()):
+        try:
+            urls.check_output(output.url)
+        except StorageError as error:
+            errors.append(FieldError(f"outputs[{i}].url", str(error)))
+    return errors
 
-    def _take_parameters(self, task: Task, notes: list[str]) -> list[FieldError]:
-        """Keeps the supported backend_parameters under their own spelling, and only those: an
-        unsupported key is neither stored nor returned (TES 1.1.0, tesResources)."""
-        resources = task.resources
-        if resources is None or resources.backend_parameters is None:
-            return []
-        errors: list[FieldError] = []
-        kept: dict[str, str] = {}
-        for key, value in resources.backend_parameters.items():
-            here = f"resources.backend_parameters.{key}"
-            name = self._parameters.get(key.lower())
-            if name is None:
-                if resources.backend_parameters_strict:
-                    errors.append(FieldError(here, f"is not supported; {self._supported()}"))
-                else:
-                    notes.append(f"backend parameter {key} is not supported and was ignored")
-            elif name in kept:
-                errors.append(FieldError(here, f"is given twice: case does not matter in {name}"))
+
+def _take_parameters(task: Task, notes: list[str], station: Station) -> list[FieldError]:
+    """Keeps the supported backend_parameters under their own spelling, and only those: an
+    unsupported key is neither stored nor returned (TES 1.1.0, tesResources)."""
+    resources = task.resources
+    if resources is None or resources.backend_parameters is None:
+        return []
+    known = {key.lower(): key for key in station.backend.capabilities.backend_parameters}
+    errors: list[FieldError] = []
+    kept: dict[str, str] = {}
+    for key, value in resources.backend_parameters.items():
+        here = f"resources.backend_parameters.{key}"
+        name = known.get(key.lower())
+        if name is None:
+            if resources.backend_parameters_strict:
+                errors.append(FieldError(here, f"is not supported; {_supported(known.values())}"))
             else:
-                kept[name] = value
-                errors += _value_errors(here, name, value)
-        resources.backend_parameters = kept or None
-        return errors
+                notes.append(f"backend parameter {key} is not supported and was ignored")
+        elif name in kept:
+            errors.append(FieldError(here, f"is given twice: case does not matter in {name}"))
+        else:
+            kept[name] = value
+            errors += _value_errors(here, name, value)
+    resources.backend_parameters = kept or None
+    return errors
 
-    def _supported(self) -> str:
-        names = ", ".join(self._parameters.values())
-        return f"this server knows {names}" if names else "this server knows none"
+
+def _supported(parameters: Iterable[str]) -> str:
+    names = ", ".join(parameters)
+    return f"this server knows {names}" if names else "this server knows none"
 
 
 def _workflow(tags: dict[str, str | None]) -> WorkflowName | None:

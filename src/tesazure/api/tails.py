@@ -9,11 +9,11 @@ from typing import get_args
 
 import msgspec
 
-from tesazure.backends.base import Backend, Stream
+from tesazure.api.parts import Stations
+from tesazure.backends.base import Stream
 from tesazure.errors import TesazureError
-from tesazure.lifecycle import Handle
 from tesazure.model import State
-from tesazure.store.records import TaskRecord
+from tesazure.store.records import AttemptRecord, TaskRecord
 
 LIVE = frozenset({State.INITIALIZING, State.RUNNING, State.CANCELING})
 """States in which an executor may run."""
@@ -39,16 +39,17 @@ _decoder = msgspec.json.Decoder(_Log)
 
 
 class Tails:
-    """Reads the ends of live streams from the backend. A view is never refused for lack of them."""
+    """Reads the ends of live streams from their backends. A view is never refused for lack of
+    them."""
 
-    def __init__(self, backend: Backend, size: int) -> None:
-        self._backend = backend
+    def __init__(self, stations: Stations, size: int) -> None:
+        self._stations = stations
         self._size = size
 
     async def read(self, records: Sequence[TaskRecord]) -> dict[str, Texts]:
         """The tails by task id, of those tasks whose newest attempt has a running executor."""
         found: dict[str, Texts] = {}
-        wanted: list[tuple[Handle, int, Stream, Texts]] = []
+        wanted: list[tuple[AttemptRecord, int, Stream, Texts]] = []
         for record in records:
             attempt = record.attempts[-1] if record.attempts else None
             if record.state not in LIVE or attempt is None or attempt.handle is None:
@@ -56,7 +57,7 @@ class Tails:
             texts = found.setdefault(record.id, {})
             for index, entry in enumerate(_decoder.decode(attempt.log).logs):
                 if entry.exit_code is None:
-                    wanted += [(attempt.handle, index, stream, texts) for stream in _STREAMS]
+                    wanted += [(attempt, index, stream, texts) for stream in _STREAMS]
         if wanted:
             size = min(self._size, _MAX_BYTES // len(wanted))
             try:
@@ -67,10 +68,11 @@ class Tails:
         return found
 
     async def _one(
-        self, handle: Handle, index: int, stream: Stream, texts: Texts, size: int
+        self, attempt: AttemptRecord, index: int, stream: Stream, texts: Texts, size: int
     ) -> None:
         try:
-            chunk = await self._backend.read_stream(handle, index, stream, -size, size)
+            backend = self._stations.backend_of(attempt.scope)
+            chunk = await backend.read_stream(attempt.handle or {}, index, stream, -size, size)
         except TesazureError as error:
             _log.debug("no live %s: %s", stream, error)
             return

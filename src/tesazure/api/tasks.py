@@ -46,7 +46,7 @@ class Tasks:
         self._submission = submission
         self._audit = parts.audit
         self._budgets = BudgetCheck(parts)
-        self._tails = Tails(parts.backend, parts.settings.log_tail_bytes)
+        self._tails = Tails(parts.stations, parts.settings.log_tail_bytes)
 
     def routes(self) -> list[Route]:
         """The task routes below the flavour's prefix."""

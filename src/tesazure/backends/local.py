@@ -106,6 +106,8 @@ class LocalBackend:
 
     def __init__(self, config: LocalConfig) -> None:
         self._config = config
+        self.endpoints = config.endpoints
+        """Of the attempts from now on."""
         self._attempts = Attempts(config.data_dir.absolute(), config.register)
         self._spawner = Spawner(config.environment)
         self._wakeup = Wakeup()
@@ -276,7 +278,7 @@ class LocalBackend:
             shared_global=str(self._shared),
             hidden=self.data_dirs(),
             allow_private=self._config.allow_private,
-            endpoints=self._config.endpoints,
+            endpoints=self.endpoints,
             cache_dir=str(self._config.data_dir.absolute() / "input-cache"),
             cache_bytes=self._config.cache_bytes,
             network=self._config.network,

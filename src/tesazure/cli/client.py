@@ -19,6 +19,8 @@ from tesazure.settings import Client
 
 API = "/ga4gh/tes/v1"
 EXTENSIONS = "/api/v1"
+PROVISION_S = 180.0
+"""For a reply of the provisioner; the server gives Azure two minutes of it."""
 _SUFFIXES = (API, "/ga4gh/tes", "/ga4gh", "/v1")
 
 Json = dict[str, Any]
@@ -59,6 +61,7 @@ class TesClient:
         self.root = root_of(client.server)
         _, userinfo = split(client.server)
         self._credentials = choose(client, self.root, userinfo, logins)
+        self._provision_token = client.provision_token
         self.is_local = urlsplit(self.root).hostname in LOOPBACK
         self._http = httpx.Client(
             auth=self._credentials,
@@ -118,6 +121,13 @@ class TesClient:
     def costs(self, query: list[tuple[str, str]]) -> Json:
         """What tasks cost together."""
         return self._json("GET", f"{EXTENSIONS}/costs", params=query)
+
+    def provision(self, method: str, path: str, **more: Any) -> Json:
+        """Ask the server's provisioner, which may ask Azure before it answers."""
+        token = self._provision_token
+        headers = {"X-Provision-Token": token} if token else {}
+        timeout = httpx.Timeout(PROVISION_S, connect=10)
+        return self._json(method, f"/provision{path}", headers=headers, timeout=timeout, **more)
 
     def sign_in(self) -> Json | None:
         """What the server says about signing in; None from one that says nothing of it."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tesazure.cli import token, transfer
+from tesazure.cli import provision, token, transfer
 from tesazure.cli.exits import MEANINGS, Code, Failure
 from tesazure.errors import ConfigurationError, TesazureError
 
@@ -35,6 +35,10 @@ DataDir = Annotated[Path | None, typer.Option(help="Setting DATA_DIR.")]
 AllowDir = Annotated[
     list[Path] | None,
     typer.Option(help="Setting ALLOW_DIR: tasks may use files in it. Repeatable."),
+]
+
+Set = Annotated[
+    Pairs, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting. Repeatable.")
 ]
 
 
@@ -122,10 +126,7 @@ def serve(  # noqa: PLR0913 - each parameter is a flag
         typer.Option(help="Setting DATABASE_URL; better in APP_DATABASE_URL: `ps` shows flags."),
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="Setting LOG_LEVEL.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting. Repeatable."),
-    ] = None,
+    set_: Set = None,
     config: Config = None,
 ) -> None:
     """Run the server until Ctrl-C. Tasks that run go on; the next server adopts them."""
@@ -412,6 +413,7 @@ def service_info(context: typer.Context, as_json: AsJson = False) -> None:
 
 app.add_typer(transfer.app, name="transfer")
 app.add_typer(token.app, name="token")
+app.add_typer(provision.app, name="provision")
 
 
 @app.command()
@@ -463,7 +465,7 @@ def doctor(
     from tesazure.cli import doctor as examination
     from tesazure.cli import server
 
-    effective = server.load(config, data_dir, allow_dir, None)
+    effective = server.whole(config, data_dir, allow_dir, None)
     raise typer.Exit(examination.doctor(_client(context), effective, as_json))
 
 
@@ -472,16 +474,17 @@ def config(
     config: Config = None,
     data_dir: DataDir = None,
     allow_dir: AllowDir = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting. Repeatable."),
+    set_: Set = None,
+    forget: Annotated[
+        Pairs, typer.Option(metavar="NAME", help="Take it out of the database first. Repeatable.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the settings that `serve` would use here and where each comes from; secrets as ***."""
     from tesazure.cli import server
 
-    server.show_config(server.load(config, data_dir, allow_dir, set_), as_json)
+    server.forget(config, data_dir, set_, forget or [])
+    server.show_config(server.whole(config, data_dir, allow_dir, set_), as_json)
 
 
 @app.command()

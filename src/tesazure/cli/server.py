@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from tesazure import settings
 from tesazure.cli import show
 from tesazure.cli.exits import Code, Failure
-from tesazure.errors import VaultUnavailable
+from tesazure.errors import ConfigurationError, StoreUnavailable, VaultUnavailable
+from tesazure.key_vault import START_S
 
-START_S = 30.0
-"""Seconds for which `serve` asks again for a Key Vault that does not answer."""
 PATIENCE_S = 3.0
 """The same of other verbs, which somebody waits for."""
 
@@ -53,25 +57,67 @@ def load(
     allow_dir: list[Path] | None,
     pairs: list[str] | None,
 ) -> settings.Effective:
-    """The settings from all sources. Raises ConfigurationError, and Failure as above or when the
-    Key Vault cannot be read."""
-    return _read(sources(config, data_dir, allow_dir, pairs), PATIENCE_S)
+    """The settings from all sources but the database. Raises ConfigurationError, and Failure as
+    above or when the Key Vault cannot be read."""
+    return _read(sources(config, data_dir, allow_dir, pairs).load, PATIENCE_S)
+
+
+def whole(
+    config: Path | None,
+    data_dir: Path | None,
+    allow_dir: list[Path] | None,
+    pairs: list[str] | None,
+) -> settings.Effective:
+    """The settings from all sources, as of a server. That what the database holds cannot be read is
+    a warning, unless the others cannot do without it. Raises as `load`."""
+    given = sources(config, data_dir, allow_dir, pairs)
+    effective = _read(given.begin, PATIENCE_S)
+    from tesazure.compose import database_settings_of
+
+    try:
+        kept = database_settings_of(effective.settings)
+    except (StoreUnavailable, ConfigurationError) as error:
+        if effective.problems:
+            raise ConfigurationError([*effective.problems, str(error)]) from error
+        warning = f"settings in the database are left out here: {error}"
+        return msgspec.structs.replace(effective, warnings=(*effective.warnings, warning))
+    if not kept and not effective.problems:
+        return effective
+    return _read(functools.partial(given.again, kept), PATIENCE_S)
+
+
+def forget(
+    config: Path | None, data_dir: Path | None, pairs: list[str] | None, names: list[str]
+) -> None:
+    """Have the database hold these settings no more. Raises as `load`."""
+    if not names:
+        return
+    effective = _read(sources(config, data_dir, None, pairs).begin, PATIENCE_S)
+    from tesazure.compose import forget_settings
+
+    plain = [name.removeprefix(settings.PREFIX).lower() for name in names]
+    try:
+        asyncio.run(forget_settings(effective.settings, plain))
+    except StoreUnavailable as error:
+        raise Failure(Code.UNREACHABLE, str(error)) from error
 
 
 def serve(given: settings.Sources) -> int:
     """Run the server; its exit code. Raises as `load`."""
-    effective = _read(given, START_S)
+    effective = _read(given.begin, START_S)
     from tesazure.compose import serve as run_server
 
     return run_server(effective, given.again)
 
 
-def _read(given: settings.Sources, patience_s: float) -> settings.Effective:
+def _read(
+    load: Callable[[float, Callable[[str], None]], settings.Effective], patience_s: float
+) -> settings.Effective:
     def say(text: str) -> None:
         print(f"tesazure: {text}", file=sys.stderr, flush=True)
 
     try:
-        return given.load(patience_s, say)
+        return load(patience_s, say)
     except VaultUnavailable as error:
         raise Failure(Code.UNREACHABLE, str(error)) from error
 

@@ -81,4 +81,4 @@ def revoke(
 def _settings(config: Path | None, data_dir: Path | None, pairs: list[str] | None) -> Any:
     from tesazure.cli import server
 
-    return server.load(config, data_dir, None, pairs).settings
+    return server.whole(config, data_dir, None, pairs).settings

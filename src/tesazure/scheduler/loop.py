@@ -111,6 +111,7 @@ class Scheduler:
         self.finished = 0
         self.retries = 0
 
+        self._drains = False
         self._loops: list[asyncio.Task[None]] = []
         self._awake = asyncio.Event()
         self._signalled: float | None = None
@@ -168,6 +169,10 @@ class Scheduler:
         if not (self._placer.new and self._told_of_news):
             self._placer.new = self._told_of_news = True
             self._signal(urgent=False)
+
+    def drain(self) -> None:
+        """Place nothing any more: only look after what was placed. For good."""
+        self._drains = True
 
     def keep(self, kept: Kept) -> None:
         """What is kept for how long, from the next pass of retention on."""
@@ -249,7 +254,9 @@ class Scheduler:
             else:
                 self._forget(task_id)
         failure: BackendError | None = None
-        if self._placer.wanted:
+        if self._drains:
+            self._placer.rest()
+        elif self._placer.wanted:
             try:
                 await self._place()
             except BackendError as error:

@@ -73,6 +73,10 @@ class Placer:
             return True
         return self.new and time.monotonic() >= self.settled_at
 
+    def rest(self) -> None:
+        """Others place what is queued: nothing here is waited for, nor known of it."""
+        self.new, self.retry_at, self._queue = False, None, ()
+
     def made_room(self) -> None:
         """An attempt was released: the queue is looked at again if anything waits in it."""
         self.new = self.new or bool(self._queue)

@@ -1,4 +1,4 @@
-"""Settings: one validated object. Declared once, read from five sources, checked together."""
+"""Settings: one validated object. Declared once, read from six sources, checked together."""
 
 from tesazure.settings.clouds import (
     CLOUDS,
@@ -20,7 +20,7 @@ from tesazure.settings.declarations import (
 )
 from tesazure.settings.help import Help
 from tesazure.settings.loading import Effective, Sources, load, shown
-from tesazure.settings.sources import Source, load_client, passed_on, state_dir
+from tesazure.settings.sources import Source, convert, load_client, passed_on, state_dir
 
 __all__ = [
     "ALIASES",
@@ -38,6 +38,7 @@ __all__ = [
     "Sources",
     "batch_scope_of",
     "batch_url_of",
+    "convert",
     "help_of",
     "identity_of",
     "load",

@@ -38,6 +38,7 @@ _NO_TENANTS = frozenset(
 """Whoever has an account anywhere ("OpenID Connect on the Microsoft identity platform")."""
 _ENTRA = MICROSOFTS_AUTHORITIES | {"https://sts.windows.net"}
 _AUTHORITY = "azure_authority_host"
+_PROVISION_TOKEN = re.compile(r"[!-~]{16,}")
 _HOST_AND_PORT = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?")
 
 
@@ -229,6 +230,9 @@ def _cromwell(s: Settings) -> list[str]:
 
 def _sign_in(s: Settings) -> list[str]:
     problems = endpoint("AAD_AUTHORITY", s.aad_authority, schemes=("https",))[1]
+    if s.provision_token and not _PROVISION_TOKEN.fullmatch(s.provision_token):
+        text = "must be 16 or more ASCII characters without spaces; take random ones"
+        problems.append(f"PROVISION_TOKEN: {text}")
     if s.aad_issuer:
         issuer, wrong = endpoint("AAD_ISSUER", s.aad_issuer, path=True, schemes=("https",))
         problems += wrong

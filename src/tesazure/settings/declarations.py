@@ -47,24 +47,28 @@ class Settings(BatchSettings, frozen=True, kw_only=True):
     ] = ""
     compute_backend: Annotated[
         Literal["local", "batch"],
-        Help("Where tasks run. Unless it is given: batch if there is a Batch account, else local."),
+        Help(
+            "Where tasks run. Unless it is given: batch if there is a Batch account, else local.",
+            live=True,
+        ),
     ] = "local"
     cloud: Annotated[
         Literal["AzurePublic", "AzureUSGovernment", "AzureChina"],
-        Help("Which of Microsoft's clouds; other defaults follow from it, see below."),
+        Help("Which of Microsoft's clouds; other defaults follow from it, see below.", live=True),
     ] = "AzurePublic"
-    arm_endpoint: Annotated[str, Help("URL of Azure Resource Manager.")] = (
+    arm_endpoint: Annotated[str, Help("URL of Azure Resource Manager.", live=True)] = (
         "https://management.azure.com"
     )
     keyvault_url: Annotated[
         str,
         Help(
             "Key Vault that holds further settings: its URL or, with KEYVAULT_ENDPOINT_SUFFIX, its"
-            " name. Read as AZURE_CLIENT_ID or AZURE_IDENTITY says."
+            " name. Read as AZURE_CLIENT_ID or AZURE_IDENTITY says.",
+            live=True,
         ),
     ] = ""
     keyvault_endpoint_suffix: Annotated[
-        str, Help("What Key Vaults' hosts end in, after the vault's name.")
+        str, Help("What Key Vaults' hosts end in, after the vault's name.", live=True)
     ] = "vault.azure.net"
     keyvault_refresh_s: Annotated[
         float,
@@ -74,7 +78,9 @@ class Settings(BatchSettings, frozen=True, kw_only=True):
     ] = 300
     keyvault_verify_challenge: Annotated[
         bool,
-        Help("Whether the vault's host must lie in the domain that it wants a token for."),
+        Help(
+            "Whether the vault's host must lie in the domain that it wants a token for.", live=True
+        ),
     ] = True
     local_engine: Annotated[
         Literal["auto", "docker", "podman", "sandbox"],
@@ -106,7 +112,11 @@ class Settings(BatchSettings, frozen=True, kw_only=True):
         ),
     ] = True
     storage_account_name: Annotated[
-        str, Help("Azure storage account that az:// URLs mean and whose key or identity we have.")
+        str,
+        Help(
+            "Azure storage account that az:// URLs mean and whose key or identity we have.",
+            live=True,
+        ),
     ] = ""
     storage_account_key: Annotated[
         str,
@@ -119,17 +129,18 @@ class Settings(BatchSettings, frozen=True, kw_only=True):
     ] = ""
     storage_endpoint_suffix: Annotated[
         str,
-        Help("What storage hosts of this cloud end in, after blob. and file."),
+        Help("What storage hosts of this cloud end in, after blob. and file.", live=True),
     ] = "core.windows.net"
     storage_blob_endpoint: Annotated[
         str,
         Help(
             "URL of the account's Blob service, as in a connection string; empty: by name and"
-            " suffix. With the account as its path where that is not in the host (Azurite)."
+            " suffix. With the account as its path where that is not in the host (Azurite).",
+            live=True,
         ),
     ] = ""
     storage_file_endpoint: Annotated[
-        str, Help("URL of the account's Azure Files service, likewise.")
+        str, Help("URL of the account's Azure Files service, likewise.", live=True)
     ] = ""
     azure_client_id: Annotated[
         str,
@@ -145,7 +156,7 @@ class Settings(BatchSettings, frozen=True, kw_only=True):
     ] = ""
     azure_tenant: Annotated[str, Help("Tenant of the service principal.", live=True)] = ""
     azure_authority_host: Annotated[
-        str, Help("URL of the service that issues tokens to this server.")
+        str, Help("URL of the service that issues tokens to this server.", live=True)
     ] = "https://login.microsoftonline.com"
     azure_identity: Annotated[
         Literal["none", "default"],
@@ -218,14 +229,16 @@ class Settings(BatchSettings, frozen=True, kw_only=True):
         Help(
             "Container of the storage account that Cromwell's working files are kept in: for its"
             " tasks, a path below /tes-wd/shared means a blob there, named by the path from shared"
-            " on. Empty: none does."
+            " on. Empty: none does.",
+            live=True,
         ),
     ] = ""
     cromwell_map_shared_global: Annotated[
         bool,
         Help(
             "Whether paths of Cromwell's tasks below /tes-wd/shared-global mean blobs there, too,"
-            " and not files of the directory that all tasks share."
+            " and not files of the directory that all tasks share.",
+            live=True,
         ),
     ] = False
     private_docker_registry_url: Annotated[
@@ -252,16 +265,18 @@ class Settings(BatchSettings, frozen=True, kw_only=True):
         ),
     ] = 168
     s3_endpoint_url: Annotated[
-        str, Help("URL of an S3 service other than AWS, which s3:// URLs then mean.")
+        str, Help("URL of an S3 service other than AWS, which s3:// URLs then mean.", live=True)
     ] = ""
-    s3_region: Annotated[str, Help("Region that S3 requests are signed for.")] = "us-east-1"
+    s3_region: Annotated[str, Help("Region that S3 requests are signed for.", live=True)] = (
+        "us-east-1"
+    )
     s3_access_key_id: Annotated[str, Help("Access key of the S3 service.", live=True)] = ""
     s3_secret_access_key: Annotated[str, Help("Its secret.", secret=True, live=True)] = ""
     s3_session_token: Annotated[
         str, Help("Session token, where the access key is a temporary one.", secret=True, live=True)
     ] = ""
     gcs_endpoint_url: Annotated[
-        str, Help("URL of a Google Cloud Storage service other than Google's own.")
+        str, Help("URL of a Google Cloud Storage service other than Google's own.", live=True)
     ] = ""
     gcs_credentials_file: Annotated[
         str, Help("JSON file with the key of a Google service account, for gs:// URLs.", live=True)
@@ -273,7 +288,11 @@ class Settings(BatchSettings, frozen=True, kw_only=True):
         ),
     ] = ()
     sftp_known_hosts: Annotated[
-        str, Help("OpenSSH known_hosts file with the keys of the servers that sftp:// may reach.")
+        str,
+        Help(
+            "OpenSSH known_hosts file with the keys of the servers that sftp:// may reach.",
+            live=True,
+        ),
     ] = ""
     sftp_key_file: Annotated[
         str,
@@ -319,6 +338,15 @@ class Settings(BatchSettings, frozen=True, kw_only=True):
         float,
         Help("Seconds for which smaller tasks may overtake the oldest one that does not fit yet."),
     ] = 30
+    provision_token: Annotated[
+        str,
+        Help(
+            "Where nobody signs in: what the header X-Provision-Token must hold for provisioning to"
+            " be asked for from another machine. At least 16 characters; empty: nobody may from"
+            " there.",
+            secret=True,
+        ),
+    ] = ""
     budgets: Annotated[
         tuple[str, ...],
         Help(
@@ -396,6 +424,13 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     ] = "http://127.0.0.1:8000"
     token: Annotated[
         str, Help("Bearer token sent with every request; also --token.", secret=True)
+    ] = ""
+    provision_token: Annotated[
+        str,
+        Help("`provision`: the server's PROVISION_TOKEN, where nobody signs in.", secret=True),
+    ] = ""
+    principal_secret: Annotated[
+        str, Help("`provision`: the service principal's secret; else it is asked for.", secret=True)
     ] = ""
 
     def __repr__(self) -> str:

@@ -1,5 +1,5 @@
-"""The settings from all sources: default < configuration file < Key Vault < environment <
-command line."""
+"""The settings from all sources: default < configuration file < database < Key Vault < environment
+< command line."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class Effective(msgspec.Struct, frozen=True):
     settings: Settings
     sources: dict[str, Source]
     warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    """Why they cannot be in effect, unless what the database holds mends it. See Sources.begin."""
 
 
 class Sources:
@@ -52,8 +54,9 @@ class Sources:
         self._command_line = command_line or {}
         self._config = config
         self._vault: KeyVault | None = None
-        self._held: Contents | None = None
-        """What the vault held when last it could be read."""
+        self._held: dict[str, Contents] = {}
+        """What a vault held when last it could be read, by its URL: settings that may lead to
+        another one are looked at before they are in effect."""
 
     def load(self, patience_s: float = 0.0, say: Callable[[str], None] | None = None) -> Effective:
         """Read all. A vault that cannot be read is asked again for `patience_s` seconds, and `say`
@@ -61,30 +64,43 @@ class Sources:
 
         Raises ConfigurationError with every problem at once, VaultUnavailable.
         """
+        return _sound(self.begin(patience_s, say))
+
+    def begin(self, patience_s: float = 0.0, say: Callable[[str], None] | None = None) -> Effective:
+        """As `load`, but that values do not go together is no error yet: the rest may be in the
+        database, which they lead to."""
 
         def read(vault: KeyVault) -> Contents:
             return vault.read_within(patience_s, say or (lambda _: None))
 
-        return self._load(read)
+        return self._load(read, {})
 
-    def again(self) -> Effective:
-        """Read all once more. Where the vault cannot be read now, or refuses us now, what it held
-        before is good still, and a warning says so. Raises ConfigurationError as above."""
+    def again(
+        self,
+        kept: Mapping[str, str] | None = None,
+        patience_s: float = 0.0,
+        say: Callable[[str], None] | None = None,
+    ) -> Effective:
+        """Read all once more; `kept` is what the database holds. Where the vault cannot be read
+        now, or refuses us now, what it held before is good still, and a warning says so; one that
+        was never read is asked as by `load`. Raises as `load`."""
 
         def read(vault: KeyVault) -> Contents:
+            held = self._held.get(vault.config.url)
+            if held is None:
+                return vault.read_within(patience_s, say or (lambda _: None))
             try:
                 return vault.read()
             except (VaultUnavailable, ConfigurationError) as error:
-                if self._held is None:
-                    raise
                 note = f"{error}; what it held when last read is still used"
-                return msgspec.structs.replace(self._held, notes=(note,))
+                return msgspec.structs.replace(held, notes=(note,))
 
-        return self._load(read)
+        return _sound(self._load(read, kept or {}))
 
-    def _load(self, read: Callable[[KeyVault], Contents]) -> Effective:
+    def _load(self, read: Callable[[KeyVault], Contents], kept: Mapping[str, str]) -> Effective:
         below, above, held = Given(), Given(), Given()
         sources.from_file(self._config, below)
+        sources.from_database(kept, below)
         sources.from_environment(self._environ, above)
         sources.from_command_line(self._command_line, above)
         problems = [*below.problems, *above.problems]
@@ -104,11 +120,11 @@ class Sources:
             problems += sources.unprotected(contents.unusable, given)
         settled = _settled([*below.candidates, *held.candidates, *above.candidates])
         problems += [said for _, said in settled.problems]
-        problems += conflicts(settled.settings)
+        conflicting = conflicts(settled.settings)
         if problems:
-            raise ConfigurationError(problems)
-        warnings = (*above.warnings, *held.warnings, *cautions(settled.settings))
-        return Effective(settled.settings, settled.origins, warnings)
+            raise ConfigurationError([*problems, *conflicting])
+        warnings = (*below.warnings, *above.warnings, *held.warnings, *cautions(settled.settings))
+        return Effective(settled.settings, settled.origins, warnings, tuple(conflicting))
 
     def _read(
         self, leading: _Settled, problems: list[str], read: Callable[[KeyVault], Contents]
@@ -129,8 +145,14 @@ class Sources:
                 raise
             more = error.problems if isinstance(error, ConfigurationError) else (str(error),)
             raise ConfigurationError([*said, *more]) from error
-        self._held = msgspec.structs.replace(contents, notes=())
+        self._held[config.url] = msgspec.structs.replace(contents, notes=())
         return contents
+
+
+def _sound(effective: Effective) -> Effective:
+    if effective.problems:
+        raise ConfigurationError(effective.problems)
+    return effective
 
 
 def load(

@@ -2,10 +2,8 @@
 
 | what has changed | what happens |
 |---|---|
-| a `live` setting | it is in effect at once |
+| a `live` setting | it is in effect at once; of the backend's, once that was found to be ready |
 | another one | a line in the log says that it takes effect at the next start |
-| a `live` setting that goes with such another one, as a key with its account | likewise |
-| one that the Azure Batch backend was started with, where that runs tasks | likewise |
 | one that protects tasks, to less protection | likewise: only a start takes protection away |
 | anything, to what cannot work | nothing changes, and the log says why |
 
@@ -17,44 +15,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from tesazure.errors import ConfigurationError, TesazureError
+from tesazure.errors import ConfigurationError, StoreError, TesazureError
 from tesazure.settings.checks import conflicts
 from tesazure.settings.declarations import FIELDS, Settings, help_of
 from tesazure.settings.loading import Effective
 
-_GO_WITH = {
-    "storage_account_key": ("storage_account_name",),
-    "azure_client_id": ("azure_authority_host",),
-    "azure_secret": ("azure_authority_host",),
-    "azure_tenant": ("azure_authority_host",),
-    "azure_identity": ("azure_authority_host",),
-    "s3_access_key_id": ("s3_endpoint_url",),
-    "s3_secret_access_key": ("s3_endpoint_url",),
-    "s3_session_token": ("s3_endpoint_url",),
-    "gcs_credentials_file": ("gcs_endpoint_url",),
-    "sftp_key_file": ("sftp_known_hosts",),
-}
-"""A live setting that means something only together with others, which are not live."""
-
-_OF_BATCH = frozenset(
-    {
-        "storage_account_key",
-        "azure_client_id",
-        "azure_secret",
-        "azure_tenant",
-        "azure_identity",
-        "private_docker_registry_url",
-        "private_docker_registry_username",
-        "private_docker_registry_password",
-        "credential_hours",
-    }
-)
-"""Live settings that are not with `COMPUTE_BACKEND=batch`: the backend's clients and its pools are
-made with them once."""
+LOOK_S = 2.0
+"""Seconds between looks at whether other settings were kept for all servers."""
+AGAIN_S = 30.0
+"""Seconds after which settings are tried again that could not be read or put in effect: a vault may
+be back, a backend ready."""
 
 _RESTRICTED = {"none": 0, "per-tenant": 1, "per-user": 2}
 
@@ -67,6 +43,15 @@ what may pass."""
 Apply = Callable[[Settings], Awaitable[None]]
 """Puts settings in effect, of which only live ones differ from those before. Raises
 ConfigurationError when that cannot be, and then has changed nothing."""
+
+Changed = Callable[[], Awaitable[bool]]
+"""Whether the settings that all servers share are others than when `Load` last read them. Cheap.
+Raises StoreError."""
+
+
+async def never() -> bool:
+    """The Changed of a server whose settings are its own."""
+    return False
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -83,17 +68,11 @@ class Change(msgspec.Struct, frozen=True):
 def change(old: Settings, new: Settings) -> Change:
     """What can be in effect at once of `new`. Pure."""
     differing = [name for name in FIELDS if getattr(old, name) != getattr(new, name)]
-    now = [name for name in differing if _is_live(name, differing, old)]
+    now = [name for name in differing if help_of(name).live]
     kept = _protecting(old, msgspec.structs.replace(old, **{n: getattr(new, n) for n in now}))
     now = [name for name in now if name not in kept]
     settings = msgspec.structs.replace(old, **{name: getattr(new, name) for name in now})
     return Change(settings, tuple(now), tuple(name for name in differing if name not in now))
-
-
-def _is_live(name: str, differing: list[str], old: Settings) -> bool:
-    if old.compute_backend == "batch" and name in _OF_BATCH:
-        return False
-    return help_of(name).live and not any(other in differing for other in _GO_WITH.get(name, ()))
 
 
 def _protecting(old: Settings, new: Settings) -> set[str]:
@@ -112,16 +91,33 @@ def _protecting(old: Settings, new: Settings) -> set[str]:
 class Reloader:
     """Keeps a running server's settings up to date."""
 
-    def __init__(self, effective: Effective, load: Load, apply: Apply) -> None:
+    def __init__(
+        self,
+        effective: Effective,
+        load: Load,
+        apply: Apply,
+        changed: Changed = never,
+        *,
+        look_s: float = LOOK_S,
+        again_s: float = AGAIN_S,
+    ) -> None:
+        """`look_s`: seconds between calls of `changed`; `again_s`: after which what could not be
+        read or applied is tried again."""
         self.settings = effective.settings
         """What is in effect."""
         self._warnings = effective.warnings
         self._load = load
         self._apply = apply
+        self._changed = changed
+        self._look_s, self._again_s = look_s, again_s
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._one = asyncio.Lock()
+        """Held by who reads and applies."""
         self._problems: tuple[str, ...] = ()
         self._later: tuple[str, ...] = ()
+        self._again_at = math.inf
+        """When what could not be read or applied is tried again, on the monotonic clock."""
 
     async def start(self) -> None:
         """Begin. May be called twice."""
@@ -142,10 +138,16 @@ class Reloader:
         """Read all settings again now."""
         self._asked.set()
 
+    async def take_up(self) -> Change:
+        """Read all settings again, put in effect what can be, and say what is. Raises
+        ConfigurationError, TesazureError and TimeoutError when nothing of it is."""
+        async with self._one:
+            return await self._take_up(asked=True)
+
     async def _run(self) -> None:
         while True:
-            asked = await self._due()
             try:
+                asked = await self._due()
                 await self._once(asked)
             except Exception:
                 _log.exception("reading the settings again failed")
@@ -154,24 +156,39 @@ class Reloader:
         """Wait until it is time; whether that is because somebody asked."""
         refresh_s = self.settings.keyvault_refresh_s
         periodic = refresh_s > 0 and bool(self.settings.keyvault_url)
+        refresh_at = time.monotonic() + refresh_s if periodic else math.inf
+        while True:
+            due = min(refresh_at, self._again_at)
+            try:
+                left = min(due - time.monotonic(), self._look_s)
+                await asyncio.wait_for(self._asked.wait(), max(left, 0))
+            except TimeoutError:
+                if time.monotonic() >= due or await self._have_changed():
+                    return False
+            else:
+                self._asked.clear()
+                return True
+
+    async def _have_changed(self) -> bool:
         try:
-            await asyncio.wait_for(self._asked.wait(), refresh_s if periodic else None)
-        except TimeoutError:
-            return False
-        self._asked.clear()
-        return True
+            return await self._changed()
+        except StoreError:
+            return False  # it is looked again soon, and others say that the database is away
 
     async def _once(self, asked: bool) -> None:
+        async with self._one:
+            try:
+                await self._take_up(asked)
+            except (TesazureError, TimeoutError) as error:
+                self._refused(error)
+
+    async def _take_up(self, asked: bool) -> Change:
         try:
-            effective = await self._load()
-            found = change(self.settings, effective.settings)
-            if problems := conflicts(found.settings):
-                raise ConfigurationError(problems)
-            if found.now or asked:
-                await self._apply(found.settings)
-        except (TesazureError, TimeoutError) as error:
-            self._refused(error)
-            return
+            effective, found = await self._in_effect(asked)
+        except BaseException:
+            self._again_at = time.monotonic() + self._again_s
+            raise
+        self._again_at = math.inf
         for warning in effective.warnings:
             if warning not in self._warnings:
                 _log.warning("%s", warning)
@@ -180,6 +197,17 @@ class Reloader:
         self._warnings, self._problems = effective.warnings, ()
         self.settings = found.settings
         self._tell(found, asked)
+        return found
+
+    async def _in_effect(self, asked: bool) -> tuple[Effective, Change]:
+        """Read, and put in effect."""
+        effective = await self._load()
+        found = change(self.settings, effective.settings)
+        if problems := conflicts(found.settings):
+            raise ConfigurationError(problems)
+        if found.now or asked:
+            await self._apply(found.settings)
+        return effective, found
 
     def _refused(self, error: Exception) -> None:
         """Say so, once for the same fault."""

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 import msgspec
 
 from tesazure.key_vault import PREFIX as VAULT_PREFIX
+from tesazure.key_vault import setting_of
 from tesazure.settings.declarations import (
     ALIASES,
     CLIENT_FIELDS,
@@ -25,11 +26,14 @@ from tesazure.settings.declarations import (
     help_of,
 )
 
-Source = Literal["default", "file", "Key Vault", "environment", "command line"]
+Source = Literal["default", "file", "database", "Key Vault", "environment", "command line"]
 """Later ones win."""
 
 NOT_IN_VAULT = frozenset({"keyvault_url", "keyvault_endpoint_suffix", "keyvault_verify_challenge"})
 """What leads to the vault cannot come from it."""
+
+NOT_IN_DATABASE = frozenset({"database_url", "data_dir", "secrets_key"})
+"""Nor what leads to the database from it, or opens what is sealed there."""
 
 PROTECTING = frozenset(
     {"aad_verify", "aad_roles_required", "api_tokens", "task_access_restrictions"}
@@ -48,7 +52,7 @@ _BUNDLES = frozenset({"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"})
 _DIRECT = "the server reaches Key Vaults, issuers of tokens and storage without a proxy"
 
 _KEPT_BACK = re.compile(
-    rf"{PREFIX}|{CLIENT_PREFIX}TOKEN$|PGPASSWORD$|IDENTITY_HEADER$|MSI_SECRET$"
+    rf"{PREFIX}|{CLIENT_PREFIX}(.*_)?(TOKEN|SECRET)$|PGPASSWORD$|IDENTITY_HEADER$|MSI_SECRET$"
     r"|(AZURE|AWS|GOOGLE|GCLOUD)_.*(SECRET|PASSWORD|KEY|TOKEN|SAS|CREDENTIALS|CONNECTION_STRING)"
 )
 
@@ -116,11 +120,24 @@ def from_file(config: Path | None, given: Given) -> None:
             given.problems.append(f"{config}: unknown setting {key}{_nearest(key.lower())}")
 
 
+def from_database(values: Mapping[str, str], given: Given) -> None:
+    """Settings that all servers on one database share, by name in lower case. One that this version
+    does not know is no fault: another one may have kept it."""
+    for name, value in sorted(values.items()):
+        place = f"database setting {name.upper()}"
+        if name in NOT_IN_DATABASE:
+            given.warnings.append(f"{place} leads to the database: it is not used there")
+        elif name not in FIELDS:
+            given.warnings.append(f"{place} is no setting{_nearest(name)}")
+        else:
+            given.candidates.append(Candidate("database", place, name, value))
+
+
 def from_vault(secrets: Mapping[str, str], given: Given) -> None:
     """Secrets by their names in the vault. An empty one counts as not given. One that is no setting
     is no fault: others may keep theirs in the same vault."""
     for secret, value in sorted(secrets.items()):
-        name = secret[len(VAULT_PREFIX) :].replace("-", "_").lower()
+        name = setting_of(secret)
         place = f"Key Vault secret {secret}"
         if name in NOT_IN_VAULT:
             given.warnings.append(f"{place} leads to the vault: it is not used there")
@@ -135,7 +152,7 @@ def unprotected(unusable: Sequence[str], others: Sequence[Candidate]) -> Iterato
     """What is wrong with secrets that cannot be used, and that no other source replaces: without
     one of `PROTECTING` the server would be more open than it should be."""
     for secret in unusable:
-        name = secret[len(VAULT_PREFIX) :].replace("-", "_").lower()
+        name = setting_of(secret)
         if name in PROTECTING and not any(other.name == name for other in others):
             yield (
                 f"Key Vault secret {secret} is disabled, expired or not valid yet, and protects"

@@ -13,10 +13,12 @@ from typing import Protocol
 from tesazure.budgets import Budget, Purse
 from tesazure.callers import Visibility
 from tesazure.model import State
+from tesazure.provisioning import Run, StoredRun
 from tesazure.store.records import (
     ApiToken,
     Change,
     Costs,
+    KeptSetting,
     ListQuery,
     NewTask,
     Page,
@@ -218,11 +220,51 @@ class Store(Protocol):
         """Note the day on which a token was used, by its beginning in seconds since the epoch."""
         ...
 
+    # -- settings -------------------------------------------------------------------------------
+
+    async def settings(self) -> tuple[int, list[KeptSetting]]:
+        """The settings that all servers on this database share, by name, and their version."""
+        ...
+
+    async def settings_version(self) -> int:
+        """A number that grows with each change of them; 0: there never was one. Cheap."""
+        ...
+
+    async def keep_settings(self, kept: Sequence[KeptSetting]) -> int:
+        """Keep, replace or forget these, all at once; the version that they then have."""
+        ...
+
+    # -- runs of the provisioner ------------------------------------------------------------------
+
+    async def put_provision_run(self, run: Run, version: int, lease_s: float) -> int:
+        """Keep a run, of which the caller has read that version (0: there is none yet), under a
+        lease for so many seconds of the database's clock (0: nobody works on it). Returns the new
+        version. Raises StaleVersion. The run holds no secret."""
+        ...
+
+    async def provision_run(self, run_id: str) -> StoredRun | None:
+        """A run, if there is one."""
+        ...
+
+    async def provision_runs(self) -> list[StoredRun]:
+        """All runs, the newest first."""
+        ...
+
     # -- retention ------------------------------------------------------------------------------
 
     async def discardable(self, scope: str, ended_before: float, limit: int) -> list[TaskRecord]:
         """Terminal tasks that ended before then, with those of their attempts that are of `scope`,
         released and not all discarded. Longest ended first."""
+        ...
+
+    async def holds(self, scope: str, *, live: bool = False) -> bool:
+        """Whether there are attempts of the scope that are not released, or, unless only `live`
+        ones count, of tasks that have ended, not discarded. Indexed."""
+        ...
+
+    async def abandon(self, scope: str) -> int:
+        """What the attempts of the scope have left is about to be deleted by others: note that of
+        those released. Returns how many are not, and then notes nothing."""
         ...
 
     async def mark_discarded(self, keys: Sequence[str]) -> None:

@@ -1,18 +1,24 @@
-"""A look at a database that changes nothing in it: for `tesazure doctor`."""
+"""A look at a database that changes nothing in it: for the command line."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import inspect, text
 
 from tesazure.errors import ConfigurationError
 from tesazure.store.engine import Database
+from tesazure.store.kept_settings import every
+from tesazure.store.records import KeptSetting
 from tesazure.store.schema import HEAD, MIGRATIONS
+
+T = TypeVar("T")
 
 CHECK_S = 10.0
 """How long a file is examined; a large one is then only as sound as far as it was read."""
@@ -27,6 +33,32 @@ def examine(url: str, file: Path, check_s: float = CHECK_S) -> str:
     return _postgresql(url) if url else _sqlite(file, check_s)
 
 
+def kept_settings(url: str, file: Path) -> list[KeptSetting]:
+    """The settings in the database, named as for `examine`, that all servers on it share; none if
+    there is no database yet. Raises ConfigurationError, StoreUnavailable."""
+    if url:
+        database = Database(url)
+        try:
+            with database.reader() as link:
+                link.core.execute(text("SET statement_timeout = '5s'"))
+                return every(link)[1] if inspect(link.core).has_table("settings") else []
+        except database.errors as error:
+            raise database.unavailable(error) from None
+        finally:
+            database.forget_connections()
+    try:
+        return _read(file, _kept) if file.exists() and file.stat().st_size else []
+    except (OSError, sqlite3.DatabaseError) as error:
+        raise ConfigurationError([f"{file}: {error}"]) from None
+
+
+def _kept(link: sqlite3.Connection) -> list[KeptSetting]:
+    if not link.execute("SELECT 1 FROM sqlite_master WHERE name = 'settings'").fetchone():
+        return []
+    rows = link.execute("SELECT name, value, sealed FROM settings ORDER BY name")
+    return [KeptSetting(*row) for row in rows if row[1:] != (None, None)]
+
+
 def _sqlite(file: Path, check_s: float) -> str:
     engine = f"SQLite {sqlite3.sqlite_version}"
     if sqlite3.sqlite_version_info < (3, 35):
@@ -35,7 +67,7 @@ def _sqlite(file: Path, check_s: float) -> str:
     try:
         if not file.exists() or not file.stat().st_size:
             return f"{engine}; {file} will be made"
-        return f"{engine}; {file}: {_read(file, check_s)}"
+        return f"{engine}; {file}: {_read(file, lambda link: _verdict(link, file, check_s))}"
     except OSError as error:
         raise ConfigurationError([f"{file}: {error.strerror}"]) from None
     except sqlite3.DatabaseError as error:
@@ -44,23 +76,23 @@ def _sqlite(file: Path, check_s: float) -> str:
         raise ConfigurationError([f"{file}: {error}; {remedy}"]) from None
 
 
-def _read(file: Path, check_s: float) -> str:
+def _read(file: Path, look: Callable[[sqlite3.Connection], T]) -> T:
     """A reader of a database in WAL mode makes files beside it, and leaves them, where no server
     has them open. So there it is read as one that nobody changes; unless a server has begun since,
     then what was read may be nonsense, and is read again beside that server."""
     log = file.with_name(f"{file.name}-wal")
     alone = not log.exists()
     try:
-        return _contents(file, "immutable=1" if alone else "mode=ro", check_s)
+        return _look(file, "immutable=1" if alone else "mode=ro", look)
     except (ConfigurationError, sqlite3.DatabaseError):
         if not alone or not log.exists():
             raise
-        return _contents(file, "mode=ro", check_s)
+        return _look(file, "mode=ro", look)
 
 
-def _contents(file: Path, mode: str, check_s: float) -> str:
+def _look(file: Path, mode: str, look: Callable[[sqlite3.Connection], T]) -> T:
     with closing(sqlite3.connect(f"file:{quote(str(file))}?{mode}", uri=True)) as link:
-        return _verdict(link, file, check_s)
+        return look(link)
 
 
 def _verdict(link: sqlite3.Connection, file: Path, check_s: float) -> str:

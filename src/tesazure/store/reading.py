@@ -41,6 +41,7 @@ ATTEMPT_COLUMNS = (
     attempts.c.log,
     attempts.c.seen_events,
     attempts.c.started,
+    attempts.c.scope,
 )
 _TASK_COLUMNS = (
     tasks.c.seq,
@@ -265,7 +266,7 @@ def next_retry(link: Link, now: float) -> float | None:
 
 def attempt(row: Sequence[Any]) -> AttemptRecord:
     """An attempt from ATTEMPT_COLUMNS."""
-    number, key, handle, released, discarded, log, seen_events, started = row
+    number, key, handle, released, discarded, log, seen_events, started, scope = row
     return AttemptRecord(
         number=number,
         key=key,
@@ -275,6 +276,7 @@ def attempt(row: Sequence[Any]) -> AttemptRecord:
         log=log,
         seen_events=seen_events,
         started=started,
+        scope=scope,
     )
 
 

@@ -63,6 +63,8 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     log: bytes
     seen_events: int
     started: float
+    scope: str | None = None
+    """Where it was placed; None: it was never to run anywhere."""
 
 
 class TaskRecord(msgspec.Struct, frozen=True):
@@ -215,3 +217,14 @@ class ApiToken(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"ApiToken({self.id} of {self.user})"
+
+
+class KeptSetting(msgspec.Struct, frozen=True):
+    """A setting of all servers on the database: its value, or that sealed; neither to forget it."""
+
+    name: str
+    value: str | None = None
+    sealed: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"KeptSetting({self.name})"

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import bindparam, delete, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
+from tesazure.model import TERMINAL, State
 from tesazure.store.engine import Link, Prepared
 from tesazure.store.reading import STATES, records
 from tesazure.store.records import TaskRecord, tags_of
@@ -48,6 +58,27 @@ _FORGETTABLE = Prepared(
     .order_by(tasks.c.ended)
     .limit(bindparam("most"))
 )
+# Two, as each has an index of its own.
+_HELD = tuple(
+    Prepared(select(attempts.c.seq).where(attempts.c.scope == bindparam("where"), *which).limit(1))
+    for which in ((UNRELEASED,), (UNDISCARDED, attempts.c.ended.is_not(None)))
+)
+_COUNT_LIVE = Prepared(
+    select(func.count()).where(attempts.c.scope == bindparam("where"), UNRELEASED)
+)
+_LIVE: list[ColumnElement[str]] = [
+    literal_column(f"'{state.value}'") for state in State if state not in TERMINAL
+]
+_live = select(tasks.c.seq).where(tasks.c.state.in_(_LIVE))
+# Those of tasks that have ended have an index of their own.
+_ABANDON = tuple(
+    Prepared(
+        update(attempts)
+        .where(attempts.c.scope == bindparam("where"), UNDISCARDED, which)
+        .values(discarded=True)
+    )
+    for which in (attempts.c.ended.is_not(None), attempts.c.seq.in_(_live))
+)
 _DELETES = tuple(
     Prepared(delete(table).where(table.c.seq == bindparam("of")))
     for table in (tasks, docs, attempts, sealed)
@@ -75,6 +106,20 @@ def discardable(link: Link, scope: str, ended_before: float, limit: int) -> list
     """See Store.discardable."""
     rows = link.rows(_DISCARDABLE, where=scope, before=ended_before, most=limit)
     return records(link, [row[0] for row in rows], scope)
+
+
+def holds(link: Link, scope: str, live: bool) -> bool:
+    """See Store.holds."""
+    return any(link.row(held, where=scope) for held in (_HELD[:1] if live else _HELD))
+
+
+def abandon(transaction: Transaction, scope: str) -> int:
+    """See Store.abandon."""
+    [(live,)] = transaction.link.rows(_COUNT_LIVE, where=scope)
+    if not live:
+        for abandon_some in _ABANDON:
+            transaction.link.run(abandon_some, where=scope)
+    return int(live)
 
 
 def mark_discarded(transaction: Transaction, keys: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Select, column, inspect, select, table
 from tesazure.errors import ConfigurationError
 from tesazure.store.engine import LOCK_WAIT_S, Database, Link
 
-HEAD = "0007"
+HEAD = "0009"
 """The newest revision in migrations/versions; a test holds the two together."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -14,11 +14,14 @@ from tesazure.budgets import Budget, Purse
 from tesazure.callers import Visibility
 from tesazure.errors import ConfigurationError, StoreUnavailable
 from tesazure.model import State
+from tesazure.provisioning import Run, StoredRun
 from tesazure.store import (
     api_tokens,
     changing,
+    kept_settings,
     lists,
     placing,
+    provision_runs,
     reading,
     retention,
     schema,
@@ -31,6 +34,7 @@ from tesazure.store.records import (
     ApiToken,
     Change,
     Costs,
+    KeptSetting,
     ListQuery,
     NewTask,
     Page,
@@ -251,9 +255,39 @@ class SqlStore:
             lambda transaction: api_tokens.note_use(transaction, token_id, day)
         )
 
+    async def settings(self) -> tuple[int, list[KeptSetting]]:
+        return await self._read(kept_settings.every)
+
+    async def settings_version(self) -> int:
+        return await self._read(kept_settings.version)
+
+    async def keep_settings(self, kept: Sequence[KeptSetting]) -> int:
+        return await self._writer.submit(
+            lambda transaction: kept_settings.keep(transaction, kept), slow=True
+        )
+
+    async def put_provision_run(self, run: Run, version: int, lease_s: float) -> int:
+        return await self._writer.submit(
+            lambda transaction: provision_runs.put(transaction, run, version, lease_s)
+        )
+
+    async def provision_run(self, run_id: str) -> StoredRun | None:
+        return await self._read(lambda link: provision_runs.one(link, run_id))
+
+    async def provision_runs(self) -> list[StoredRun]:
+        return await self._read_long(provision_runs.every)
+
     async def discardable(self, scope: str, ended_before: float, limit: int) -> list[TaskRecord]:
         return await self._read_long(
             lambda link: retention.discardable(link, scope, ended_before, limit)
+        )
+
+    async def holds(self, scope: str, *, live: bool = False) -> bool:
+        return await self._read_long(lambda link: retention.holds(link, scope, live))
+
+    async def abandon(self, scope: str) -> int:
+        return await self._writer.submit(
+            lambda transaction: retention.abandon(transaction, scope), slow=True
         )
 
     async def mark_discarded(self, keys: Sequence[str]) -> None:

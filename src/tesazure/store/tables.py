@@ -239,6 +239,25 @@ api_tokens = Table(
     Column("last_used", Double),  # written at most once a day
 )
 
+settings = Table(
+    "settings",
+    metadata,
+    # Of all servers on this database. Neither value nor sealed: the setting was forgotten.
+    Column("name", Ordered, primary_key=True),
+    Column("version", BigInteger, nullable=False),  # of the table, as of the write of this row
+    Column("value", Text),
+    Column("sealed", LargeBinary),  # of a secret one
+)
+
+provision_runs = Table(
+    "provision_runs",
+    metadata,
+    Column("id", Ordered, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("lease_until", Double, nullable=False),  # 0: nobody works on it
+    Column("document", LargeBinary, nullable=False),  # provisioning.Run as JSON
+)
+
 identity = Table("identity", metadata, Column("id", Ordered, primary_key=True))
 """One row: what tells this database from every other one, made with it."""
 

@@ -18,6 +18,7 @@ from tesazure.backends.azure_batch.catalog import Catalog
 from tesazure.backends.azure_batch.config import BatchConfig
 from tesazure.backends.azure_batch.files import AttemptFiles
 from tesazure.backends.azure_batch.known import Known
+from tesazure.backends.azure_batch.names import scope_of
 from tesazure.backends.azure_batch.pools import Pools
 from tesazure.backends.azure_batch.shapes import Placement, place
 from tesazure.backends.azure_batch.watch import Pace, Watch
@@ -88,7 +89,7 @@ class AzureBatchBackend:
             raise
         self._capabilities = Capabilities(
             name="batch",
-            scope=f"batch/{config.account}/{config.installation}",
+            scope=scope_of(config.account, config.installation),
             capacity=None,
             backend_parameters=PARAMETERS,
             engine="batch",

@@ -18,6 +18,11 @@ def installation_of(identity: str) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:8]
 
 
+def scope_of(account: str, installation: str) -> str:
+    """The scope of an installation's attempts in a Batch account."""
+    return f"batch/{account}/{installation}"
+
+
 def prefix(installation: str) -> str:
     """What the ids of this installation's pools and jobs begin with."""
     return f"tesazure-{installation}-"
