@@ -266,9 +266,9 @@ def test_the_log_says_who_did_what_and_holds_no_token(entra: EntraServer, tmp_pa
             assert (line["owner"], line["caller"]) == (owners[how], names[how])
             assert (line["client"], line["request_id"]) == ("127.0.0.1", request_id)
             assert line["time"].endswith("Z")
-    for token in (ways["bearer"]["headers"]["Authorization"][7:], secret):  # type: ignore[index]
-        for part in (token, token.rpartition(".")[2], token.rpartition("_")[2]):
-            assert part not in log
+    signed = ways["bearer"]["headers"]["Authorization"][7:]  # type: ignore[index]
+    for part in (signed, signed.rpartition(".")[2], secret, secret.rpartition("_")[2]):
+        assert part not in log
     assert "1" * 64 not in log
 
 
