@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import sys
 from collections.abc import Callable
@@ -93,6 +92,8 @@ def forget(
     if not names:
         return
     effective = _read(sources(config, data_dir, None, pairs).begin, PATIENCE_S)
+    import asyncio
+
     from tesazure.compose import forget_settings
 
     plain = [name.removeprefix(settings.PREFIX).lower() for name in names]
