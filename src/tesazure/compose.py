@@ -36,12 +36,12 @@ from tesazure import __version__, json_log
 from tesazure.api.access_log import AccessLog
 from tesazure.api.app import Application
 from tesazure.api.audit import Audit
-from tesazure.api.daemon_threads import DaemonThreads
 from tesazure.api.limits import ConnectionLimits, protocol
 from tesazure.api.lines import Lines
 from tesazure.api.parts import Parts
 from tesazure.backends.base import Backend
 from tesazure.budgets import Budgets
+from tesazure.daemon_threads import DaemonThreads
 from tesazure.database_settings import DatabaseSettings
 from tesazure.database_settings import opened as opened_settings
 from tesazure.errors import ConfigurationError, StoreUnavailable, VaultUnavailable

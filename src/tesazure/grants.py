@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TypeVar
 
 from tesazure.access import Access
-from tesazure.api.daemon_threads import DaemonThreads
+from tesazure.daemon_threads import DaemonThreads
 from tesazure.errors import StorageNotFound, StorageUnavailable
 from tesazure.plan import Plan
 from tesazure.storage.grant import Granter

@@ -14,6 +14,7 @@ import msgspec
 from tesazure.azure_identity import Identity
 from tesazure.backends.azure_batch.names import installation_of, scope_of
 from tesazure.backends.base import Backend
+from tesazure.daemon_threads import in_thread
 from tesazure.database_settings import DatabaseSettings
 from tesazure.errors import (
     BackendError,
@@ -28,7 +29,6 @@ from tesazure.lifecycle import Handle, Phase
 from tesazure.model import Executor, State, Task
 from tesazure.plan import Defaults, Plan, make_plan
 from tesazure.provision.base import Tell
-from tesazure.provision.threads import in_thread
 from tesazure.provisioning import INSTALLATION_TAG, Failure, ProvisionFailed, Request
 from tesazure.report import Report
 from tesazure.settings import Effective, Settings, convert, identity_of, vault_url_of

@@ -21,7 +21,6 @@ import pytest
 from starlette.requests import Request
 
 from tesazure.api.audit import Audit
-from tesazure.api.daemon_threads import DaemonThreads
 from tesazure.api.errors import HttpError
 from tesazure.api.events import Events
 from tesazure.api.feed import Feed
@@ -35,6 +34,7 @@ from tesazure.api.submission import Submission
 from tesazure.backends.base import Capabilities, Check
 from tesazure.budgets import Budgets
 from tesazure.callers import EVERYTHING, OPEN
+from tesazure.daemon_threads import DaemonThreads
 from tesazure.errors import InvalidInput
 from tesazure.model import State
 from tesazure.sealing import KEY_BYTES, Seal

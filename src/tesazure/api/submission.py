@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tesazure.api.daemon_threads import DaemonThreads
 from tesazure.api.errors import RETRY_AFTER_S, HttpError
 from tesazure.api.ids import new_task_id
 from tesazure.api.parts import Parts, Station, UrlCheck
 from tesazure.callers import Caller
+from tesazure.daemon_threads import DaemonThreads
 from tesazure.errors import FieldError, InvalidInput, StorageError
 from tesazure.model import FileType, Input, Output, Task
 from tesazure.plan import limits, normalise, runtime_limit

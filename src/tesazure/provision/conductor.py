@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from tesazure.daemon_threads import in_thread
 from tesazure.errors import (
     ConfigurationError,
     Conflict,
@@ -22,7 +23,6 @@ from tesazure.errors import (
 from tesazure.provision import passages
 from tesazure.provision.base import Ground, GroundOf, Settling
 from tesazure.provision.logbook import Logbook, Lost, where
-from tesazure.provision.threads import in_thread
 from tesazure.provisioning import (
     UNENDED,
     DryRun,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tesazure.daemon_threads import in_thread
 from tesazure.provision.base import Ground, Settling, Step
 from tesazure.provision.logbook import Logbook
-from tesazure.provision.threads import in_thread
 from tesazure.provisioning import Failure, ProvisionFailed, Request
 from tesazure.secrecy import is_secret
 

@@ -1,6 +1,6 @@
 """Calls that the kernel may never come back from, such as those on a network file system that is
-away. asyncio's own threads will not do for these: other work needs them, and the end of the process
-waits for them."""
+away, or that may take minutes, as those of Microsoft's SDKs. asyncio's own threads will not do for
+these: other work needs them, and the end of the process waits for them."""
 
 from __future__ import annotations
 
@@ -69,13 +69,25 @@ class DaemonThreads:
             except IndexError:
                 continue  # its caller went away while all threads were held up
             place.taken = self._taken = time.monotonic()
-            result, failure = None, None
-            try:
-                result = call()
-            except Exception as error:
-                failure = error
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                future.get_loop().call_soon_threadsafe(_settle, future, result, failure)
+            _carry_out(future, call)
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """What `call` returns or raises, in a thread of its own. Who waits may be cancelled: the call
+    then comes to its end unheard, or ends with the process."""
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    threading.Thread(target=_carry_out, args=(future, call), name="call", daemon=True).start()
+    return await future
+
+
+def _carry_out(future: asyncio.Future[Any], call: Callable[[], Any]) -> None:
+    result, failure = None, None
+    try:
+        result = call()
+    except Exception as error:
+        failure = error
+    with contextlib.suppress(RuntimeError):  # the loop has ended
+        future.get_loop().call_soon_threadsafe(_settle, future, result, failure)
 
 
 def _settle(future: asyncio.Future[Any], result: Any, failure: Exception | None) -> None:
