@@ -13,7 +13,7 @@ export TZ     := UTC
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test check format lock images bench clean
+.PHONY: help setup base demo serve test check format lock images docs pictures bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -52,12 +52,21 @@ images: setup  ## make the test images' file systems ahead of a test run
 	@$(PYTHON) scripts/system_packages.py test
 	@$(BIN)/python -m tests.services.images
 
+docs: setup  ## build the documentation's site into site/ (ARGS goes to mkdocs)
+	@$(PYTHON) scripts/system_packages.py docs
+	@NO_MKDOCS_2_WARNING=1 $$($(BIN)/python -m tests.clients.venvs docs) -m mkdocs build $(ARGS)
+	@echo "to read it: $(PYTHON) -m http.server --bind 127.0.0.1 --directory site"
+
+pictures: setup  ## take the pictures in docs/pictures again, of a running server
+	@$(PYTHON) scripts/system_packages.py pictures
+	@$(BIN)/python -m tests.site.pictures
+
 bench: setup  ## measure; JSON on standard output (ARGS goes to it)
 	@$(PYTHON) scripts/system_packages.py bench
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean:  ## remove what these targets made in the checkout
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

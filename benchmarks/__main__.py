@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import api, batch, lists, recognition, storage, tasks
+from benchmarks import api, batch, lists, recognition, storage, tasks, telemetry
 from tests.services.base import Unavailable
 from tests.services.docker_engine import DockerEngine
 
-SUITES = ("api", "lists", "tasks", "idle", "recognition", "storage", "batch")
+SUITES = ("api", "lists", "tasks", "idle", "recognition", "storage", "batch", "telemetry")
 
 
 def main() -> int:
@@ -23,7 +23,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("suites", nargs="*", choices=[[], *SUITES])
     parser.add_argument("--seconds", type=float, default=5, help="of each load (default 5)")
-    parser.add_argument("--rounds", type=int, default=3, help="of api and storage (default 3)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="of api, storage and telemetry (default 3)"
+    )
     parser.add_argument("--tasks", type=int, default=1_000_000, help="in the store for lists")
     parser.add_argument("--count", type=int, help="of tasks run (default 500; for batch 1000)")
     parser.add_argument("--queued", type=int, default=10_000, help="for the idle suite")
@@ -41,6 +43,7 @@ def main() -> int:
         "recognition": lambda: recognition.run(given.seconds / 5),
         "storage": lambda: storage.run(_storage_sizes(given)),
         "batch": lambda: batch.run(given.count or 1000),
+        "telemetry": lambda: telemetry.run(given.seconds, given.rounds),
     }
     results = {}
     for name in given.suites or suites:

@@ -1,4 +1,4 @@
-"""Write what of docs/ follows from the code: settings, command line, state diagram, formula.
+"""Write what of docs/ follows from the code: settings, command line, licences, states, formula.
 
     python -m scripts.generate_docs [--check]
 
@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 from typer.main import get_command
 
+from scripts import licences
 from tesazure import settings
 from tesazure.backends.azure_batch.autoscale import Scale, formula
 from tesazure.cli.exits import MEANINGS
@@ -34,6 +35,7 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "settings.md": settings_page(),
         DOCS / "cli.md": cli_page(),
+        DOCS / "licences.md": licences.page(NOTICE),
         DOCS / "design.md": with_block("design.md", "states", diagram()),
         DOCS / "batch.md": with_block("batch.md", "formula", pool_formula()),
     }

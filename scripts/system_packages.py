@@ -1,6 +1,6 @@
 """Install the system packages that tesazure's tests or its demo use, where they are missing.
 
-    python3 scripts/system_packages.py demo|test|bench
+    python3 scripts/system_packages.py demo|test|bench|docs|pictures
 
 On Debian and Ubuntu as root they are installed with apt-get. Otherwise the program says what is
 missing and what is lost without it, and succeeds: the tests skip what they cannot run (and fail
@@ -38,20 +38,29 @@ class Package:
 
 
 BUBBLEWRAP = Package("bubblewrap", "bwrap", "the sandbox engine: tasks need Docker or Podman")
+CHROMIUM = Package("chromium", "chromium", "the tests of pages, and pictures of them")
+GRAPHVIZ = Package("graphviz", "dot", "the documentation's site, whose diagrams it draws")
 
 TEST = [
     BUBBLEWRAP,
     Package("busybox-static", "busybox", "the test images, so all tests with containers"),
+    CHROMIUM,
+    Package("curl", "curl", "the tests of commands in the documentation"),
     Package("debootstrap", "debootstrap", "the test images with real tools"),
+    Package("docker-compose", "docker-compose", "the tests of the compose files"),
     Package("docker.io", "dockerd", "the tests with a Docker engine of their own"),
+    GRAPHVIZ,
     Package("iproute2", "ip", "the tests with a Docker engine of their own"),
     Package("iptables", "iptables", "containers with a network"),
+    Package("jq", "jq", "the test of a command in the documentation"),
     Package("nginx-light", "nginx", "the tests that download from a real web server"),
     Package("openssh-server", "sshd", "the tests with an SFTP server"),
     Package("podman", "podman", "the tests with Podman"),
     Package("postgresql", "initdb", "the tests with PostgreSQL"),
+    Package("prometheus", "prometheus", "the test of the Grafana dashboard and alerts"),
     Package("rsync", "rsync", "the test with Snakemake's files in a shared directory"),
     Package("runc", "runc", "the tests with Podman"),
+    Package("sqlite3", "sqlite3", "the test of the documented backup"),
 ]
 
 _ALSO_FOR_BENCHMARKS = {
@@ -65,10 +74,14 @@ BENCH = [
     Package("wrk", "wrk", "the request rates of the benchmarks"),
 ]
 
-
-def wanted(purpose: str) -> list[Package]:
-    """What a purpose needs. The demo falls back to bubblewrap where an engine has no images."""
-    return {"demo": [BUBBLEWRAP], "test": TEST, "bench": BENCH}[purpose]
+# The demo falls back to bubblewrap where an engine has no images.
+PURPOSES = {
+    "demo": [BUBBLEWRAP],
+    "test": TEST,
+    "bench": BENCH,
+    "docs": [GRAPHVIZ],
+    "pictures": [BUBBLEWRAP, CHROMIUM],
+}
 
 
 def install(packages: list[Package]) -> bool:
@@ -89,7 +102,7 @@ def install(packages: list[Package]) -> bool:
 
 def main(purpose: str) -> None:
     """Install or report."""
-    missing = [package for package in wanted(purpose) if not package.is_installed()]
+    missing = [package for package in PURPOSES[purpose] if not package.is_installed()]
     if not missing:
         return
     names = " ".join(package.name for package in missing)
@@ -104,6 +117,6 @@ def main(purpose: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1] not in {"demo", "test", "bench"}:
+    if len(sys.argv) != 2 or sys.argv[1] not in PURPOSES:
         sys.exit(__doc__)
     main(sys.argv[1])

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.services import base, session
+from tests.services import base, project_images, session
 from tests.services.docker_engine import DockerEngine
 from tests.services.podman_service import PodmanService
 from tests.services.postgresql import PostgreSQL
@@ -45,6 +45,14 @@ def image(engine: DockerEngine | PodmanService, name: str) -> str:
     """Load a test image into an engine."""
     try:
         return engine.image(name)
+    except base.Unavailable as error:
+        refuse(str(error))
+
+
+def project_image(engine: DockerEngine, name: str) -> str:
+    """Build an image of the project's own."""
+    try:
+        return project_images.build(engine, name)
     except base.Unavailable as error:
         refuse(str(error))
 
@@ -91,6 +99,18 @@ def genomics_image(docker_engine: DockerEngine) -> str:
 def python_image(docker_engine: DockerEngine) -> str:
     """Reference of an image with python3, pip and venv."""
     return image(docker_engine, "python")
+
+
+@pytest.fixture(scope="session")
+def api_image(docker_engine: DockerEngine) -> str:
+    """Reference of deploy/images/api, built now if it is not there as this checkout has it."""
+    return project_image(docker_engine, "api")
+
+
+@pytest.fixture(scope="session")
+def runner_image(docker_engine: DockerEngine) -> str:
+    """Reference of deploy/images/runner, likewise."""
+    return project_image(docker_engine, "runner")
 
 
 @pytest.fixture(scope="session")

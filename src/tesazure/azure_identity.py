@@ -91,6 +91,16 @@ def credential_of(identity: Identity) -> TokenCredential:
     return DefaultAzureCredential(exclude_workload_identity_credential=True, **options)
 
 
+def token_of(credential: TokenCredential, scope: str) -> str:
+    """A token for `scope`, a kept one while it is good. Raises ConnectionError with the reason."""
+    from azure.core.exceptions import AzureError
+
+    try:
+        return credential.get_token(scope).token
+    except AzureError as error:
+        raise ConnectionError(f"no token of Entra ID: {short(error)}") from error
+
+
 def was_answered(error: Exception) -> bool:
     """Whether an error of azure-identity is an authority's answer. One that could not be asked is
     wrapped in the same class, and of several identities that were tried nothing can be told."""

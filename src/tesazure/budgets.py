@@ -67,6 +67,18 @@ class Budget(NamedTuple):
             return None
         return Purse(self.kind, self.key, value, period(self.period, now))
 
+    @property
+    def name(self) -> str:
+        """As it is written in the settings, without the amount."""
+        named = (
+            self.value or ""
+            if self.kind == "owner"
+            else ":".join(filter(None, (self.key, self.value)))
+        )
+        return ":".join(filter(None, (self.kind, named))) + (
+            f"/{self.period}" if self.period else ""
+        )
+
     def spent(self, purse: Purse, cost: int) -> str:
         """That it is spent, in words."""
         whose = f"tag:{purse.key}=" if self.kind == "tag" else f"{self.kind}="

@@ -68,9 +68,11 @@ from tesazure.stations.switching import Stations
 from tesazure.storage.configured import Account, accounts_of
 from tesazure.store.base import Store
 from tesazure.store.belonging import belong
+from tesazure.store.entra import database_sign_in_of
 from tesazure.store.examine import examine, kept_settings
 from tesazure.store.records import KeptSetting
 from tesazure.store.sql_store import open_store
+from tesazure.telemetry.configured import telemetry_of
 
 _BACKLOG = 1024
 _DATABASE = "tesazure.db"
@@ -136,7 +138,8 @@ def engine_of(settings: Settings, wanted: EngineName | None = None) -> EngineCho
 def database_of(settings: Settings) -> str:
     """How the database is that a server with these settings would open, in words; nothing is
     changed. Raises ConfigurationError, StoreUnavailable. For the command line."""
-    return examine(settings.database_url, settings.data_dir.absolute() / _DATABASE)
+    file = settings.data_dir.absolute() / _DATABASE
+    return examine(settings.database_url, file, sign_in=database_sign_in_of(settings))
 
 
 def storage_accounts_of(settings: Settings) -> list[Account]:
@@ -157,7 +160,8 @@ async def _store_of(settings: Settings) -> AsyncIterator[Store]:
     home = settings.data_dir.absolute()
     if not settings.database_url:
         make_private(home)
-    store = await open_store(settings.database_url, home / _DATABASE)
+    sign_in = database_sign_in_of(settings)
+    store = await open_store(settings.database_url, home / _DATABASE, sign_in)
     try:
         if not settings.database_url:
             # A server that keeps its tasks in PostgreSQL has such a directory, too.
@@ -171,7 +175,7 @@ def database_settings_of(settings: Settings) -> dict[str, str]:
     """What the database of a server with these settings holds of further ones, by lower-case name.
     Raises ConfigurationError, StoreUnavailable. For the command line."""
     home = settings.data_dir.absolute()
-    kept = kept_settings(settings.database_url, home / _DATABASE)
+    kept = kept_settings(settings.database_url, home / _DATABASE, database_sign_in_of(settings))
     return (
         opened_settings(kept, find_seal(settings.secrets_key, home / "secrets.key")) if kept else {}
     )
@@ -224,8 +228,10 @@ async def _assembled(effective: Effective, again: Again, home: Home) -> AsyncIte
     threads = DaemonThreads("settings", 1, _SETTINGS_S)
     async with contextlib.AsyncExitStack() as stack:
         settings = effective.settings
-        store = await open_store(settings.database_url, home.path / _DATABASE)
+        sign_in = database_sign_in_of(settings)
+        store = await open_store(settings.database_url, home.path / _DATABASE, sign_in)
         stack.push_async_callback(store.close)
+        telemetry = await stack.enter_async_context(telemetry_of(settings))
         identity = await store.identity()
         belong(home.path, identity)
         seal = find_seal(settings.secrets_key, home.path / "secrets.key")
@@ -248,7 +254,7 @@ async def _assembled(effective: Effective, again: Again, home: Home) -> AsyncIte
             json_log.use(settings.log_level)
         _check_allowed(settings, home)
         budgets = Budgets(settings.budgets, settings.budget_action)
-        footing = Footing(store, identity, seal, home, budgets, Threads())
+        footing = Footing(store, identity, seal, home, budgets, Threads(), telemetry.of_attempts)
         stations = Stations(footing)
         stack.push_async_callback(stations.stop)
         await stations.start(settings)
@@ -290,6 +296,7 @@ async def _assembled(effective: Effective, again: Again, home: Home) -> AsyncIte
             provisioner=conductor,
         )
         application = Application(parts, access_log)
+        telemetry.serve(application)
         stack.callback(application.close)
         _warn(stations.current.backend)
         stack.push_async_callback(reloader.stop)
@@ -454,4 +461,4 @@ def _warn(backend: Backend) -> None:
     capabilities = backend.capabilities
     _log.info("tasks run on %s by %s", capabilities.name, capabilities.engine)
     for warning in capabilities.warnings:
-        print(f"WARNING: {warning}", file=sys.stderr, flush=True)  # noqa: T201
+        _log.warning("%s", warning)

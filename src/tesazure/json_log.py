@@ -1,14 +1,28 @@
-"""The server's log: one JSON object per line on standard error."""
+"""The server's log: one JSON object per line on standard error.
+
+A line says which request, task and attempt it is about, where it is about one: by `extra` of its
+own, or because it was written while one was being looked after (`about`).
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
 import msgspec
 
+_IDS = ("request_id", "task", "attempt")
+_about: ContextVar[Mapping[str, str | bytes | None]] = ContextVar("about")
 _CLOUDS = ("azure", "botocore", "google", "msal", "paramiko", "urllib3")
+
+
+def about(**ids: str | bytes | None) -> None:
+    """Until the present asyncio task ends, lines are about these: `request_id`, `task`, `attempt`.
+    Cheap: called for every request."""
+    _about.set(ids)
 
 
 def configure(level: str) -> None:
@@ -39,6 +53,10 @@ class _JsonLines(logging.Formatter):
             "event": record.getMessage(),
             "logger": record.name,
         }
+        ids = {**_about.get({}), **record.__dict__}
+        for name in _IDS:
+            if known := ids.get(name):
+                line[name] = known.decode("ascii") if isinstance(known, bytes) else str(known)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line).decode("utf-8")

@@ -6,6 +6,7 @@ import posixpath
 
 import msgspec
 
+from tesazure import trace
 from tesazure.model import Executor, FileType, Input, Output, Task, is_pattern
 
 TMP = "/tmp"  # noqa: S108 - a path inside the task's container, private to it
@@ -93,6 +94,8 @@ class Plan(msgspec.Struct, omit_defaults=True, frozen=True):
     """Where to run, in the backend's words; empty: anywhere."""
     notes: list[str] = []
     """Warnings from the submission, said first in system_logs."""
+    trace: str = ""
+    """`traceparent` of what the attempt is part of; empty: it is not traced."""
 
 
 class Defaults(msgspec.Struct, frozen=True):
@@ -187,6 +190,7 @@ def make_plan(
         preemptible=resources.preemptible if resources else None,
         zones=list((resources and resources.zones) or []),
         notes=notes,
+        trace=str(trace.of_tags(task.tags) or ""),
     )
 
 

@@ -73,18 +73,37 @@ class Uploaded(Event, tag="uploaded", frozen=True):
     size: int = 0
 
 
+class Passed(Event, tag="passed", frozen=True):
+    """A stage is over, of an attempt that is traced: `stage_in`, `pull` or `stage_out`. `began` as
+    `time`; `size`, in bytes, of what was moved."""
+
+    stage: str = ""
+    began: str = ""
+    size: int = 0
+
+
 class Ended(Event, tag="ended", frozen=True):
     """The last event. `state` is COMPLETE, EXECUTOR_ERROR, SYSTEM_ERROR or CANCELED.
 
     `retryable` marks a SYSTEM_ERROR of the node, not of the task: another attempt may succeed.
+    `cause` sorts failures, for metrics: what of the attempt failed, a word of `CAUSES`.
     """
 
     state: State = State.SYSTEM_ERROR
     reason: str = ""
     retryable: bool = False
+    cause: str = ""
 
 
-AnyEvent = Started | Said | Noted | Typed | ExecutorStarted | ExecutorEnded | Uploaded | Ended
+CAUSES = frozenset(
+    {"executor", "out_of_memory", "time_limit", "stage_in", "image", "engine", "stage_out", "node"}
+)
+"""What a runner's failure may be sorted under. No others are counted: a report is not trusted."""
+
+
+AnyEvent = (
+    Started | Said | Noted | Typed | ExecutorStarted | ExecutorEnded | Uploaded | Passed | Ended
+)
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -99,6 +118,7 @@ class Report(msgspec.Struct, kw_only=True):
     ended: Ended | None = None
     input_types: dict[int, FileType] = {}
     output_types: dict[int, FileType] = {}
+    stages: list[Passed] = []
 
 
 _decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
@@ -153,6 +173,8 @@ def fold(events: Iterable[AnyEvent], report: Report | None = None) -> Report:
                 log.outputs.append(
                     OutputFileLog(url=event.url, path=event.path, size_bytes=str(event.size))
                 )
+            case Passed():
+                report.stages.append(event)
             case Ended():
                 report.ended = event
                 log.end_time = event.time

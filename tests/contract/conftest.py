@@ -9,7 +9,7 @@ import pytest
 
 from tesazure.backends.base import Backend
 from tests.conftest import refuse, shared
-from tests.contract.backend_site import BatchSite, LocalSite, Site
+from tests.contract.backend_site import BatchSite, LocalSite, Site, TracedSite
 from tests.services import base
 from tests.services.azurite import Azurite
 from tests.services.batch_lab import BatchLab, batch_lab
@@ -24,11 +24,16 @@ ENGINES = [
 ]
 
 
-@pytest.fixture(params=[*ENGINES, pytest.param("batch", marks=IN_SANDBOXES)])
+@pytest.fixture(
+    params=[*ENGINES, *(pytest.param(kind, marks=IN_SANDBOXES) for kind in ("traced", "batch"))]
+)
 async def site(request: pytest.FixtureRequest, short_dir: Path) -> AsyncIterator[Site]:
-    """Each backend, the local one with each engine."""
+    """Each backend, the local one with each engine, and one that is traced."""
     site: Site
-    if request.param == "batch":
+    if request.param == "traced":
+        need_sandbox()
+        site = TracedSite(short_dir)
+    elif request.param == "batch":
         site = BatchSite(short_dir, request.getfixturevalue("batch_account"))
     else:
         site = local_site(request, short_dir)

@@ -41,6 +41,16 @@ async def test_capabilities_are_constant(backend: Backend, site: Site) -> None:
     assert (room is None) == (first.capacity is None)
 
 
+async def test_gauges_are_told_at_any_time(backend: Backend) -> None:
+    before = backend.gauges()
+    assert before
+    labels = {gauge.name: set(gauge.labels) for gauge in before}
+    assert all(set(gauge.labels) == labels[gauge.name] for gauge in before)
+    assert all(gauge.help and gauge.name.startswith("tesazure_") for gauge in before)
+    await backend.stop()
+    assert {gauge.name for gauge in backend.gauges()} <= set(labels)
+
+
 async def test_a_healthy_backend_says_so(backend: Backend) -> None:
     checks = await backend.check()
     assert checks

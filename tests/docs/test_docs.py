@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -20,19 +21,13 @@ from tesazure.cli.exits import Code
 from tesazure.cli.main import app
 from tesazure.lifecycle import TRANSITIONS
 from tesazure.validate import parse_task
+from tests.docs.blocks import PAGES, ROOT, Block, blocks
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "examples/README.md", *(ROOT / "docs").rglob("*.md")])
 WRITTEN = [page for page in PAGES if page.name not in ("settings.md", "cli.md")]
 
 
 def names(page: Path) -> str:
     return str(page.relative_to(ROOT))
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """The code blocks of a page in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def commands(script: str) -> Iterator[list[str]]:
@@ -108,13 +103,64 @@ def test_links_resolve(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=names)
 def test_shell_blocks_parse(page: Path) -> None:
     for block in blocks(page, "sh"):
-        subprocess.run(["sh", "-n"], input=block, text=True, check=True, timeout=10)
+        subprocess.run(["sh", "-n"], input=block.text, text=True, check=True, timeout=10)
+
+
+@pytest.mark.parametrize(
+    "text", ["```\nls\n```\n", "- one\n\n  ```sh\n  ls\n  ```\n", "```sh\nls\n"], ids=repr
+)
+def test_a_block_that_would_be_overlooked_is_an_error(text: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(ValueError, match="page"):
+        blocks(page)
+
+
+SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
+PROGRAMS = {"az", "curl", "docker", "docker-compose", "helm", "kubectl", "make", "pip", "terraform"}
+
+
+def snippets(test: Path) -> Iterator[tuple[str, str | None]]:
+    """Section and word of each block that a test takes out of docs/clients.md to run it."""
+    for node in ast.walk(ast.parse(test.read_text())):
+        match node:
+            case ast.Call(ast.Name("snippet"), [ast.Constant(str(section)), word, _]):
+                chosen = word.value if isinstance(word, ast.Constant) else None
+                yield section, chosen if isinstance(chosen, str) else None
+
+
+@pytest.mark.parametrize(
+    "block", [each for page in PAGES for each in blocks(page, "sh") if each.remark], ids=str
+)
+def test_a_block_that_is_run_elsewhere_or_never_says_so_truly(block: Block) -> None:
+    if block.run_by:
+        above = "\n".join(block.page.read_text().splitlines()[: block.line])
+        section = SECTION.findall(above)[-1]
+        assert block.page.name == "clients.md"
+        assert any(
+            taken == section and (word is None or word in block.text)
+            for taken, word in snippets(block.run_by)
+        )
+    else:
+        assert block.why_not_run, f"neither `run by: FILE` nor `not run: REASON`: {block.remark}"
+        assert len(block.why_not_run.split()) >= 4, "that is no reason"
+        for test in re.findall(r"tests/[\w/.]+", block.why_not_run):
+            assert (ROOT / test).exists(), f"there is no {test}"
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=names)
+def test_commands_are_in_shell_blocks(page: Path) -> None:
+    """So that they are run, or the page says why they are not."""
+    for block in blocks(page, "text"):
+        for line in block.text.splitlines():
+            first = line.split(" ")[0]
+            assert first not in PROGRAMS | {"tesazure"}, f"{block}: {line}"
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=names)
 def test_commands_of_ours_exist_with_their_flags(page: Path) -> None:
     known_verbs = verbs()
-    lines = [line for block in blocks(page, "sh") for line in commands(block)]
+    lines = [line for block in blocks(page, "sh") for line in commands(block.text)]
     inline = re.findall(r"`(tesazure [^`]+)`", page.read_text())
     lines += [shlex.split(text.replace("…", "")) for text in inline]
     for line in lines:
@@ -137,9 +183,9 @@ def test_make_targets_that_the_readme_names_exist() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=names)
 def test_json_blocks_are_json_and_tasks_are_valid(page: Path) -> None:
     for block in blocks(page, "json"):
-        document = json.loads(block)
+        document = json.loads(block.text)
         if "executors" in document:
-            _, warnings = parse_task(block.encode())
+            _, warnings = parse_task(block.text.encode())
             assert warnings == []
 
 
@@ -149,12 +195,21 @@ def test_example_tasks_are_valid() -> None:
         assert warnings == [], file.name
 
 
+def of_deploy() -> set[str]:
+    """The variables of compose files and the arguments of Dockerfiles."""
+    files = [*(ROOT / "deploy").rglob("compose.yaml"), *(ROOT / "deploy").rglob("Dockerfile")]
+    pattern = re.compile(r"(?:\$\{|^ARG )([A-Z_]+)", re.MULTILINE)
+    return {name for file in files for name in pattern.findall(file.read_text())}
+
+
 def test_settings_named_in_the_pages_exist() -> None:
     for page in WRITTEN:
         for name in re.findall(r"\bAPP_([A-Z_]+)\b", page.read_text()):
             assert name.lower() in settings.FIELDS, f"{page.name}: there is no APP_{name}"
         for name in re.findall(r"`([A-Z]+(?:_[A-Z]+)+)(?:=\w+)?`", page.read_text()):
-            known = name.lower() in settings.FIELDS or name.startswith(("EXECUTOR_", "SYSTEM_"))
+            known = name.removeprefix("APP_").lower() in settings.FIELDS
+            known = known or name.startswith(("EXECUTOR_", "SYSTEM_"))
+            known = known or name in settings.ALIASES.values() or name in of_deploy()
             assert known, f"{page.name}: there is no setting {name}"
 
 

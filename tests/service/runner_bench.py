@@ -16,10 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import docker
 import msgspec
 
-from scripts import runner_image
 from tesazure import report
 from tesazure.model import Executor, Resources, Task
 from tesazure.plan import Defaults, Plan, make_plan
@@ -27,7 +25,6 @@ from tesazure.report import AnyEvent, Ended, Report
 from tesazure.runner.config import AttemptDir, NodeConfig
 from tesazure.runner.tree import remove_tree
 from tests.conftest import refuse
-from tests.services import images
 
 DEFAULTS = Defaults(cpu_cores=1, ram_gb=1, disk_gb=1, max_runtime_s=0)
 DEADLINE_S = 60
@@ -173,25 +170,6 @@ def open_bench() -> Iterator[RunnerBench]:
         bench.spawner.close()
         bench.end()
         remove_tree(path)
-
-
-def build_runner_image(client: docker.DockerClient, base_image: str) -> str:
-    """The runner's image, on an image that has Python, as the project builds it: its reference."""
-    ask = ["python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-    version = client.containers.run(base_image, ask, remove=True).decode().strip()
-    context = images.CACHE / f"runner-{version}"
-    with images.lock(context.name):
-        runner_image.make_context(context, version)
-        tag = "tesazure-test/runner:1"
-        client.images.build(
-            path=str(context),
-            tag=tag,
-            buildargs={"BASE": base_image},
-            network_mode="none",
-            pull=False,
-            rm=True,
-        )
-    return tag
 
 
 def ended(found: Report) -> Ended:

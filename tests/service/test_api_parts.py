@@ -31,7 +31,7 @@ from tesazure.api.metrics import Latencies, Metrics
 from tesazure.api.parts import Parts
 from tesazure.api.replies import Reply, Stream
 from tesazure.api.submission import Submission
-from tesazure.backends.base import Capabilities, Check
+from tesazure.backends.base import Capabilities, Check, Gauge
 from tesazure.budgets import Budgets
 from tesazure.callers import EVERYTHING, OPEN
 from tesazure.daemon_threads import DaemonThreads
@@ -69,7 +69,8 @@ class Pulse:
     """A scheduler that does nothing."""
 
     lag_s = 0.0
-    placed = finished = retries = 0
+    placed = retries = 0
+    ends: ClassVar[dict[tuple[State, str], int]] = {}
 
     def __init__(self, last_tick: float, last_error: str = "") -> None:
         self.last_tick, self.last_error = last_tick, last_error
@@ -83,6 +84,9 @@ class Backend:
     """A backend that is well."""
 
     capabilities = Capabilities("idle", "here", None, ("max_runtime_s",), "none")
+
+    def gauges(self) -> Sequence[Gauge]:
+        return []
 
     async def check(self) -> Sequence[Check]:
         return []

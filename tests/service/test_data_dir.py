@@ -101,4 +101,4 @@ def test_a_shared_directory_open_to_others_is_warned_of(short_dir: Path) -> None
     shared = short_dir / "shared"
     shared.mkdir()
     with start_server(short_dir, shared_global_dir=shared) as server:
-        assert f"WARNING: SHARED_GLOBAL_DIR {shared}" in server.log.read_text()
+        assert f'"level":"warning","event":"SHARED_GLOBAL_DIR {shared}' in server.log.read_text()

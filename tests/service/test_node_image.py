@@ -20,7 +20,6 @@ from tesazure.plan import Plan
 from tesazure.runner.node import ExitCode, NodeAttempt
 from tests.conftest import shared
 from tests.service.node_bench import NodeBench, config_of, plan_of, until
-from tests.service.runner_bench import build_runner_image
 from tests.services.azurite import Azurite
 from tests.services.docker_engine import DockerEngine
 
@@ -85,19 +84,14 @@ def client(docker_engine: DockerEngine) -> Iterator[docker.DockerClient]:
         yield client
 
 
-@pytest.fixture(scope="module")
-def runner(client: docker.DockerClient, python_image: str) -> str:
-    return build_runner_image(client, python_image)
-
-
 @pytest.fixture
 async def node(
-    client: docker.DockerClient, docker_engine: DockerEngine, runner: str, short_dir: Path
+    client: docker.DockerClient, docker_engine: DockerEngine, runner_image: str, short_dir: Path
 ) -> AsyncIterator[DockerNode]:
     files = AttemptFiles(config_of(shared(Azurite)))
     await files.start()
     node = DockerNode(NodeBench(files, short_dir), docker_engine, client)
-    node.runner = runner
+    node.runner = runner_image
     (short_dir / "exported").mkdir()
     (node.bench.mounts / "share").symlink_to(short_dir / "exported")
     yield node

@@ -18,7 +18,6 @@ from tesazure.model import Executor, Input, State, Task
 from tesazure.plan import Defaults, make_plan
 from tesazure.report import decode, fold
 from tesazure.runner.config import AttemptDir, NodeConfig
-from tests.service.runner_bench import build_runner_image
 from tests.services.docker_engine import DockerEngine
 from tests.services.faulty_http import FaultyHttp
 
@@ -34,11 +33,6 @@ pytestmark = [
 def client(docker_engine: DockerEngine) -> Iterator[docker.DockerClient]:
     with contextlib.closing(docker.DockerClient(docker_engine.url, timeout=300)) as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def runner(client: docker.DockerClient, python_image: str) -> str:
-    return build_runner_image(client, python_image)
 
 
 @pytest.fixture
@@ -66,39 +60,41 @@ def run(
         container.remove(force=True)
 
 
-def test_it_moves_files_both_ways(client: docker.DockerClient, runner: str, data: Path) -> None:
+def test_it_moves_files_both_ways(
+    client: docker.DockerClient, runner_image: str, data: Path
+) -> None:
     content = os.urandom(20 * 2**20)
     with FaultyHttp() as server:
         url = server.add("/in", content)
-        code, out, err = run(client, runner, data, "tesazure", "transfer", "get", url, "got/")
+        code, out, err = run(client, runner_image, data, "tesazure", "transfer", "get", url, "got/")
         assert (code, err) == (0, ""), out
         assert json.loads(out.splitlines()[-1])["bytes"] == len(content)
         assert (data / "got/in").read_bytes() == content
         assert (data / "got/in").stat().st_uid == 10001
         put = ["tesazure", "transfer", "put", "got", server.url("/out")]
-        code, out, err = run(client, runner, data, *put, "--json")
+        code, out, err = run(client, runner_image, data, *put, "--json")
         assert code == 0, err
         assert server.objects["/out/in"].content == content
 
 
-def test_it_has_every_system(client: docker.DockerClient, runner: str, data: Path) -> None:
+def test_it_has_every_system(client: docker.DockerClient, runner_image: str, data: Path) -> None:
     script = """if True:
         import azure.identity, azure.storage.blob, botocore, docker, google.auth, paramiko, pycurl
     """
-    assert run(client, runner, data, "python", "-c", script) == (0, "", "")
-    code, out, _ = run(client, runner, data)
+    assert run(client, runner_image, data, "python", "-c", script) == (0, "", "")
+    code, out, _ = run(client, runner_image, data)
     assert code == 0
     assert "tesazure transfer" in out
 
 
 def test_it_ends_at_once_when_it_is_stopped(
-    client: docker.DockerClient, runner: str, data: Path
+    client: docker.DockerClient, runner_image: str, data: Path
 ) -> None:
     """As a container's first process, which gets no signal that it does not handle."""
     with FaultyHttp(rate=1, faults=("stall",), stall_s=60, in_a_row=100) as server:
         command = ["tesazure", "transfer", "get", server.add("/in", b"x" * 10_000), "in"]
         container = client.containers.create(
-            runner, command, network_mode="host", volumes=[f"{data}:/data"]
+            runner_image, command, network_mode="host", volumes=[f"{data}:/data"]
         )
         try:
             container.start()
@@ -112,7 +108,7 @@ def test_it_ends_at_once_when_it_is_stopped(
             container.remove(force=True)
 
 
-def test_it_runs_an_attempt(client: docker.DockerClient, runner: str, data: Path) -> None:
+def test_it_runs_an_attempt(client: docker.DockerClient, runner_image: str, data: Path) -> None:
     """Up to where an engine would be needed, which this test gives it none of."""
     attempt = AttemptDir(data / "attempt")
     attempt.path.mkdir()
@@ -129,7 +125,7 @@ def test_it_runs_an_attempt(client: docker.DockerClient, runner: str, data: Path
     attempt.plan.write_bytes(msgspec.json.encode(plan))
     attempt.node.write_bytes(msgspec.json.encode(node))
     code, _, err = run(
-        client, runner, data, "python", "-m", "tesazure.runner", "/data/attempt", user="0"
+        client, runner_image, data, "python", "-m", "tesazure.runner", "/data/attempt", user="0"
     )
     assert code == 0, err
     found = fold(decode(attempt.report.read_bytes()))

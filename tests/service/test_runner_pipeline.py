@@ -70,6 +70,24 @@ def test_a_failure_stops_the_rest(bench: RunnerBench) -> None:
     assert not (bench.last.root / "tmp/second").exists()
 
 
+def test_a_failure_is_sorted_by_what_failed(bench: RunnerBench) -> None:
+    absent = str(bench.files / "absent")
+    ok = executor("true")
+    ignored = shell("exit 3", ignore_error=True)
+    lost = [Output(path="/tes-wd/none", url=absent)]
+    found = {
+        "": bench.run(ignored, ok),
+        "executor": bench.run(ignored, shell("exit 3"), outputs=lost),
+        "stage_in": bench.run(ok, inputs=[Input(url=absent, path="/tes-wd/in")]),
+        "stage_out": bench.run(ignored, ok, outputs=lost),
+        "node": bench.run(ok, node={"shared_global": absent}),
+        "image": bench.run(ok, node={"engine": "docker", "engine_host": "unix:///none"}),
+    }
+    assert {cause: ended(report).cause for cause, report in found.items()} == {
+        cause: cause for cause in found
+    }
+
+
 def test_ignore_error_runs_the_rest_and_completes(bench: RunnerBench) -> None:
     found = bench.run(shell("exit 3", ignore_error=True), executor("no-such", ignore_error=True))
     assert ended(found).state is State.COMPLETE
@@ -116,6 +134,7 @@ def test_out_of_memory_names_the_limit(bench: RunnerBench) -> None:
     assert ended(found).state is State.EXECUTOR_ERROR
     assert found.log.logs[0].exit_code == 137
     assert "out of memory, it exceeded its limit of 0.064 GB" in lines(found)
+    assert ended(found).cause == "out_of_memory"
 
 
 def test_a_child_that_runs_out_of_memory_fails_an_executor_that_fails(bench: RunnerBench) -> None:
@@ -137,6 +156,7 @@ def test_the_time_limit_ends_the_task(bench: RunnerBench, marker: str) -> None:
     )
     assert ended(found).state is State.SYSTEM_ERROR
     assert "timed out after 0.4 s" in lines(found)
+    assert ended(found).cause == "time_limit"
     assert not ended(found).retryable
     assert found.log.logs[0].stdout == "begun\n"
     assert len(found.log.logs) == 1

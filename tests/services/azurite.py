@@ -5,25 +5,21 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime as dt
-import functools
 import hashlib
 import http.client
-import os
 import re
 import ssl
-import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tesazure.access import Endpoints
-from tests.services import base, certificates, images
+from tests.services import base, certificates, npm
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobServiceClient
 
-LOCK = Path(__file__).parents[2] / "requirements" / "azurite"
 ACCOUNT = "tesazuretest"
 KEY = base64.b64encode(hashlib.sha512(b"a key for tests").digest()).decode()
 _LISTENING = re.compile(r"successfully listens on https?://127\.0\.0\.1:(\d+)")
@@ -65,7 +61,8 @@ class Azurite(base.Service):
     def start(self) -> None:
         """Install if need be (20 s, once), and start (2 s)."""
         node = base.require_program("node", "nodejs")
-        program = installed() / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
+        package = npm.installed("azurite") / "node_modules" / "azurite"
+        program = package / "dist" / "src" / "blob" / "main.js"
         data = self.root / "data"
         data.mkdir(parents=True)
         options = ["--blobHost", "127.0.0.1", "--blobPort", "0", "--location", str(data)]
@@ -171,35 +168,3 @@ def _times(minutes: int) -> dict[str, Any]:
         "start": now - dt.timedelta(days=1),
         "expiry": now + dt.timedelta(minutes=minutes),
     }
-
-
-@functools.cache
-def installed() -> Path:
-    """The directory that holds Azurite's node_modules, made now if it is not in the cache.
-
-    Raises Unavailable when its packages cannot be had.
-    """
-    npm = base.require_program("npm", "npm")
-    digest = hashlib.sha256((LOCK / "package-lock.json").read_bytes()).hexdigest()[:16]
-    directory = images.CACHE / "node" / f"azurite-{digest}"
-    with images.lock("azurite"):
-        if not (directory / "complete").exists():
-            base.remove_tree(directory)
-            directory.mkdir(parents=True)
-            for name in ("package.json", "package-lock.json"):
-                (directory / name).write_bytes((LOCK / name).read_bytes())
-            # No program of a package runs while it is installed.
-            options = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-            done = subprocess.run(
-                [npm, "ci", *options],
-                cwd=directory,
-                env={**os.environ, "CI": "true"},
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=500,
-            )
-            if done.returncode != 0:
-                raise base.Unavailable(f"Azurite cannot be installed: {done.stderr[-1500:]}")
-            (directory / "complete").touch()
-    return directory

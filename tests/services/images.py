@@ -56,6 +56,13 @@ RECIPES = {
         "tesazure-test/python:1",
         packages=("ca-certificates", "python3", "python3-pip", "python3-venv", "rsync"),
     ),
+    # The same, to build the project's own images in.
+    "python-build": Recipe(
+        "tesazure-test/python-build:1",
+        packages=("binutils", "ca-certificates", "python3", "python3-pip", "python3-venv"),
+    ),
+    # What stands in for the images of other services in compose files.
+    "services": Recipe("tesazure-test/services:1", packages=("nodejs", "postgresql")),
 }
 
 CACHE = Path.home() / ".cache" / "tesazure-test"

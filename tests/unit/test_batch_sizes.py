@@ -6,14 +6,15 @@ from datetime import UTC, date, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from azure.batch import models
 from azure.mgmt.batch import models as batch_models
-from azure.mgmt.compute import models as compute_models
 
 from tesazure.backends.azure_batch import images
 from tesazure.backends.azure_batch.arm import size_of
 from tesazure.backends.azure_batch.prices import Price, add
+from tesazure.backends.azure_batch.resource_skus import ResourceSku
 from tesazure.backends.azure_batch.sizes import GIB, Quotas, VmSize, may_use
 from tesazure.backends.azure_batch.table import bundled
 from tesazure.errors import BackendUnavailable
@@ -216,17 +217,16 @@ def sku(name: str, **capabilities: object) -> batch_models.SupportedSku:
     )
 
 
-def resource(*restrictions: dict[str, Any], **capabilities: object) -> compute_models.ResourceSku:
+def resource(*restrictions: dict[str, Any], **capabilities: object) -> ResourceSku:
     told = [{"name": name, "value": str(value)} for name, value in capabilities.items()]
-    return compute_models.ResourceSku(
-        {
-            "resourceType": "virtualMachines",
-            "name": "Standard_D4ds_v5",
-            "capabilities": told,
-            "locationInfo": [{"location": "EastUS", "zones": ["3", "1"]}],
-            "restrictions": list(restrictions),
-        }
-    )
+    document = {
+        "resourceType": "virtualMachines",
+        "name": "Standard_D4ds_v5",
+        "capabilities": told,
+        "locationInfo": [{"location": "EastUS", "zones": ["3", "1"]}],
+        "restrictions": list(restrictions),
+    }
+    return msgspec.convert(document, ResourceSku)
 
 
 def test_a_size_as_azure_lists_it() -> None:

@@ -31,6 +31,11 @@ BATCH = {
     "storage_account_name": "files",
     "storage_account_key": KEY,
 }
+ENTRA = {
+    "database_auth": "entra",
+    "database_url": "postgresql://role@db.postgres.database.azure.com/tes",
+    "azure_identity": "default",
+}
 SUBNET = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/n"
 POOL_IDENTITY = (
     "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity"
@@ -54,7 +59,12 @@ def load(**given: str) -> settings.Effective:
 
 def without(*names: str) -> dict[str, str]:
     """The settings of a Batch account, but for some."""
-    return {name: value for name, value in BATCH.items() if name not in names}
+    return without_in(BATCH, *names)
+
+
+def without_in(given: dict[str, str], *names: str) -> dict[str, str]:
+    """Settings, but for some."""
+    return {name: value for name, value in given.items() if name not in names}
 
 
 def problems(given: dict[str, str]) -> list[str]:
@@ -73,7 +83,9 @@ def test_the_names_of_2019_exist(name: str) -> None:
 
 def test_every_secret_is_marked_as_one() -> None:
     secret = {name for name in settings.FIELDS if settings.help_of(name).secret}
-    telling = re.compile("secret|password|tokens?$|_key$|database_url")
+    telling = re.compile(
+        "secret|password|tokens?$|_key$|database_url|connection_string|headers|instrumentationkey"
+    )
     others = {"api_tokens"}
     assert {name for name in settings.FIELDS if telling.search(name)} - others == secret
 
@@ -142,6 +154,7 @@ def test_tasks_run_in_batch_where_there_is_an_account(
     "given",
     [
         SIGN_IN,
+        ENTRA,
         {**SIGN_IN, "task_access_restrictions": "per-tenant"},
         {"aad_verify": "True", "aad_audience": "a", "aad_issuer": "https://id.example.org/realm"},
         {"api_tokens": "true", "task_access_restrictions": "per-user"},
@@ -181,6 +194,14 @@ def test_what_works(given: dict[str, str]) -> None:
         ({"arm_endpoint": "http://arm.org"}, "ARM_ENDPOINT: must be a URL such as https://"),
         ({"batch_endpoint_suffix": "https://b.org"}, "BATCH_ENDPOINT_SUFFIX: must be what hosts"),
         ({"keyvault_refresh_s": "0.5"}, "KEYVAULT_REFRESH_S: must be at least 1"),
+        (without_in(ENTRA, "database_url"), "DATABASE_URL: must be postgresql://role@host/name"),
+        ({**ENTRA, "database_url": "postgresql://h/d"}, "DATABASE_URL: must be postgresql://role"),
+        (
+            {**ENTRA, "database_url": f"postgresql://r:{PLANTED}@h/d"},
+            "DATABASE_URL: holds a password; with DATABASE_AUTH=entra there is none",
+        ),
+        ({**ENTRA, "database_url": f"postgresql://r@[{PLANTED}/d"}, "DATABASE_URL: is not a URL"),
+        (without_in(ENTRA, "azure_identity"), "DATABASE_AUTH: as whom is a token to be got?"),
         (
             without("batch_account_name", "batch_account_key"),
             "BATCH_ACCOUNT_NAME: is missing; COMP",

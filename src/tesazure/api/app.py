@@ -38,6 +38,7 @@ class Application:
         submission = Submission(parts)
         self._feed = Feed(parts.store)
         self._closing = parts.closing
+        self.metrics = Metrics(parts, latencies)
         self.routes = Routes(
             [
                 *service_info.routes(parts),  # before tasks/{id}: tasks/service-info is no task
@@ -50,7 +51,7 @@ class Application:
                 *sign_in.routes(parts.gate),
                 *_provision(parts, bodies),
                 *Health(parts).routes(),
-                *Metrics(parts, latencies).routes(),
+                *self.metrics.routes(),
                 *docs.routes(parts.settings),
                 *more,
             ]

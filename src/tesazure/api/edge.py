@@ -22,6 +22,7 @@ from tesazure.api.limits import LINGER_S
 from tesazure.api.metrics import Latencies
 from tesazure.api.replies import Headers, Reply, Route, Stream
 from tesazure.api.routing import Routes
+from tesazure.json_log import about
 from tesazure.signin.gate import Gate
 
 _log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Edge:
         began = time.perf_counter()
         request = Request(scope, receive)
         name = scope["request_id"] = request_id(scope["headers"])
+        about(request_id=name)
         method = scope["method"]
         route = _NO_ROUTE
         status = _GONE
@@ -87,6 +89,7 @@ class Edge:
         if found is None:
             raise HttpError(404, "not_found", "there is nothing at this path; see /docs")
         route, scope["path_params"] = found
+        scope["route"] = route.path  # for who traces requests
         return route
 
     async def _handle(self, route: Route, method: str, request: Request) -> Reply | Stream:

@@ -85,12 +85,12 @@ def reply_to(error: Exception, request_id: bytes) -> Reply:
             made.headers.extend(error.headers)
             return made
         case StoreUnavailable() | BackendUnavailable() | SignInUnavailable():
-            _log.warning("unavailable: %s (request %s)", error, request_id.decode())
+            _log.warning("unavailable: %s", error)
             text = f"the {_ABSENT[type(error)]} cannot answer now; try again later"
             made = _reply(503, "unavailable", text, request_id)
             made.headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
             return made
-    _log.error("request %s failed", request_id.decode(), exc_info=error)
+    _log.error("a request failed", exc_info=error)
     text = "the server failed; its log has the reason under this request id"
     return _reply(500, "internal", text, request_id)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -19,7 +19,8 @@ from starlette.requests import Request
 
 from tesazure.api.parts import Parts
 from tesazure.api.replies import Reply, Route
-from tesazure.budgets import EVERYBODYS
+from tesazure.backends.base import Gauge
+from tesazure.budgets import EVERYBODYS, Purse, period
 from tesazure.model import State
 from tesazure.money import dollars
 
@@ -89,19 +90,27 @@ class Metrics:
 
     async def metrics(self, request: Request) -> Reply:
         """Everything, in the text format 0.0.4. Raises StoreUnavailable."""
-        counts = await self._parts.store.count_by_state()
-        oldest = await self._parts.store.oldest_queued()
-        cost = (await self._parts.store.spent([EVERYBODYS]))[EVERYBODYS]
         registry = CollectorRegistry()
-        families = [
-            *self._tasks(counts, oldest),
-            self._cost(float(dollars(cost))),
-            *self._scheduler(),
-        ]
-        registry.register(_Collected(families))
-        registry.register(_Collected([self._latencies.family(), *self._process.collect()]))
+        registry.register(_Collected(await self.families()))
         content_type = b"text/plain; version=0.0.4; charset=utf-8"
         return Reply(200, generate_latest(registry), [(b"content-type", content_type)])
+
+    async def families(self) -> list[Metric]:
+        """Everything. Raises StoreUnavailable."""
+        counts = await self._parts.store.count_by_state()
+        oldest = await self._parts.store.oldest_queued()
+        return [
+            *self._tasks(counts, oldest),
+            *await self._costs(),
+            *self._scheduler(),
+            *(
+                gauge_families(self._parts.stations.current.backend.gauges())
+                if self._parts.pulse
+                else ()
+            ),
+            self._latencies.family(),
+            *self._process.collect(),
+        ]
 
     def _tasks(self, counts: dict[State, int], oldest: float | None) -> list[Metric]:
         states = GaugeMetricFamily("tesazure_tasks", "Tasks in each state.", labels=["state"])
@@ -111,9 +120,35 @@ class Metrics:
         text = "Age of the oldest queued task; 0 when none is."
         return [states, GaugeMetricFamily("tesazure_queue_age_seconds", text, value=age)]
 
-    def _cost(self, cost: float) -> Metric:
+    async def _costs(self) -> list[Metric]:
+        """What was spent, and the budgets that are one sum: not those that each owner, or each
+        value of a tag, has."""
+        now = self._parts.clock()
+        purses = {
+            budget: Purse(budget.kind, budget.key, budget.value or "", period(budget.period, now))
+            for budget in self._parts.budgets.all
+            if budget.kind == "all" or budget.value is not None
+        }
+        spent = await self._parts.store.spent({EVERYBODYS, *purses.values()})
         text = "What attempts said that they cost, in US dollars, also of deleted tasks."
-        return CounterMetricFamily("tesazure_estimated_cost_usd", text, value=cost)
+        cost = float(dollars(spent[EVERYBODYS]))
+        limits = GaugeMetricFamily(
+            "tesazure_budget_limit_usd", "What may be spent.", labels=["budget"]
+        )
+        used = GaugeMetricFamily(
+            "tesazure_budget_spent_usd", "What was, in its present time.", labels=["budget"]
+        )
+        for budget, purse in purses.items():
+            limits.add_metric([budget.name], float(dollars(budget.limit)))
+            used.add_metric([budget.name], float(dollars(spent[purse])))
+        return [CounterMetricFamily("tesazure_estimated_cost_usd", text, value=cost), limits, used]
+
+    def _ends(self, ends: Mapping[tuple[State, str], int]) -> Metric:
+        text = "Ended here, and of failures why."
+        family = CounterMetricFamily("tesazure_tasks_finished", text, labels=["state", "reason"])
+        for (state, reason), count in ends.items():
+            family.add_metric([state.value, reason], count)
+        return family
 
     def _scheduler(self) -> list[Metric]:
         pulse = self._parts.pulse
@@ -125,6 +160,17 @@ class Metrics:
             GaugeMetricFamily("tesazure_scheduler_lag_seconds", lag, value=pulse.lag_s),
             GaugeMetricFamily("tesazure_scheduler_seconds_since_tick", since, value=age),
             CounterMetricFamily("tesazure_attempts_placed", "Placed here.", value=pulse.placed),
-            CounterMetricFamily("tesazure_tasks_finished", "Ended here.", value=pulse.finished),
+            self._ends(pulse.ends),
             CounterMetricFamily("tesazure_attempts_retried", "Tried again.", value=pulse.retries),
         ]
+
+
+def gauge_families(gauges: Iterable[Gauge]) -> list[Metric]:
+    """What a backend tells."""
+    families: dict[str, GaugeMetricFamily] = {}
+    for gauge in gauges:
+        if gauge.name not in families:
+            labels = list(gauge.labels)
+            families[gauge.name] = GaugeMetricFamily(gauge.name, gauge.help, labels=labels)
+        families[gauge.name].add_metric(list(gauge.labels.values()), gauge.value)
+    return list(families.values())

@@ -10,6 +10,7 @@ from typing import Protocol
 from tesazure.api.audit import Audit
 from tesazure.backends.base import Backend
 from tesazure.budgets import Budgets
+from tesazure.model import State
 from tesazure.plan import Defaults
 from tesazure.provisioning import DryRun, Request, ServicePrincipal, StoredRun
 from tesazure.sealing import Seal
@@ -108,13 +109,13 @@ class Pulse(Protocol):
         ...
 
     @property
-    def finished(self) -> int:
-        """Tasks."""
+    def retries(self) -> int:
+        """Attempts that were followed by others."""
         ...
 
     @property
-    def retries(self) -> int:
-        """Attempts that were followed by others."""
+    def ends(self) -> Mapping[tuple[State, str], int]:
+        """How many tasks have ended here, by state and by why they failed; empty: they did not."""
         ...
 
     def wake(self) -> None:

@@ -29,6 +29,7 @@ from tesazure.submitters import (
     tags_of,
 )
 from tesazure.submitters.cromwell_paths import mapped
+from tesazure.trace import TAG, Context, submission
 from tesazure.validate import parse_task
 
 _BOM = b"\xef\xbb\xbf"
@@ -70,20 +71,21 @@ class Submission:
         self._large = asyncio.Semaphore(1)
         self._looks = DaemonThreads("urls", _LOOKING, _LOOK_S)
 
-    async def accept(self, body: bytes, caller: Caller) -> NewTask:
-        """The task in `body`, its caller's. Raises InvalidInput with every error found, HttpError
-        503 when the file system that its URLs name does not answer."""
+    async def accept(self, body: bytes, caller: Caller, trace: Context | None = None) -> NewTask:
+        """The task in `body`, its caller's. `trace`: where in whose trace its request stands, if it
+        came with that. Raises InvalidInput with every error found, HttpError 503 when the file
+        system that its URLs name does not answer."""
         if len(body) < _LARGE:
             sent = self._read(body)
             urls = sent.station.urls
             if urls.checks_at_once(_urls(sent.meant)):
-                return self._new(sent, _look(sent.meant, urls), caller)
-            return self._new(sent, await self._look_patiently(sent.meant, urls), caller)
+                return self._new(sent, _look(sent.meant, urls), caller, trace)
+            return self._new(sent, await self._look_patiently(sent.meant, urls), caller, trace)
         async with self._large:
             sent = await asyncio.to_thread(self._read, body)
         errors = await self._look_patiently(sent.meant, sent.station.urls)
         async with self._large:
-            return await asyncio.to_thread(self._new, sent, errors, caller)
+            return await asyncio.to_thread(self._new, sent, errors, caller, trace)
 
     def _read(self, body: bytes) -> _Sent:
         task, notes = parse_task(body.removeprefix(_BOM))
@@ -91,7 +93,9 @@ class Submission:
         meant = mapped(task, submitter, station.cromwell)
         return _Sent(task, meant, submitter, notes, station)
 
-    def _new(self, sent: _Sent, errors: list[FieldError], caller: Caller) -> NewTask:
+    def _new(
+        self, sent: _Sent, errors: list[FieldError], caller: Caller, trace: Context | None
+    ) -> NewTask:
         task, notes, now = sent.task, sent.notes, self._clock()
         errors += _take_parameters(task, notes, sent.station)
         whole: dict[str, str] = {}
@@ -104,6 +108,8 @@ class Submission:
             task.tags = {**told, **(task.tags or {})}
         asked = limits(task, self._defaults)
         task_id = new_task_id(now)
+        if trace:
+            task.tags = {TAG: str(trace.at(submission(task_id))), **(task.tags or {})}
         return NewTask(
             id=task_id,
             document=_encode(task),

@@ -60,9 +60,11 @@ class Tasks:
     async def create_task(self, request: Request) -> Reply:
         """CreateTask. Answers once the task is on disk. Any content type is taken as JSON."""
         with await self._bodies.read(request) as body:
-            task = await self._submission.accept(body, caller_of(request))
+            trace = request.scope.get("trace")
+            task = await self._submission.accept(body, caller_of(request), trace)
             await self._budgets.demand(task)
             await self._store.create(task)
+        request.scope["task_id"] = task.id
         self._audit.note("task.create", task.id, request)
         if self._pulse:
             self._pulse.wake()

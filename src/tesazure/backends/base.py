@@ -59,6 +59,15 @@ class Check(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
+class Gauge(msgspec.Struct, frozen=True):
+    """One value for /metrics; its name says the unit."""
+
+    name: str
+    help: str
+    value: float
+    labels: dict[str, str] = {}
+
+
 class Backend(Protocol):
     """Places attempts and watches them.
 
@@ -81,6 +90,11 @@ class Backend(Protocol):
 
     async def check(self) -> Sequence[Check]:
         """Readiness now, for /readyz and `tesazure doctor`. Never raises, never changes a task."""
+        ...
+
+    def gauges(self) -> Sequence[Gauge]:
+        """What operators watch, as last seen, also before `start` and after `stop`; all of a name
+        have the same labels. Does no I/O."""
         ...
 
     def admit(self, plan: Plan) -> None:

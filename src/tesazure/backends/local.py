@@ -17,7 +17,7 @@ import msgspec
 
 from tesazure.access import Access, Endpoints
 from tesazure.backends import local_machine
-from tesazure.backends.base import Capabilities, Capacity, Check, LogChunk, Stream
+from tesazure.backends.base import Capabilities, Capacity, Check, Gauge, LogChunk, Stream
 from tesazure.backends.local_files import (
     Attempts,
     Follower,
@@ -220,6 +220,11 @@ class LocalBackend:
             checks.append(Check("disk", well, detail, "" if well else remedy))
         return checks
 
+    def gauges(self) -> Sequence[Gauge]:
+        """What tasks may use together."""
+        known = self._capabilities
+        return local_machine.gauges(known.capacity if known else None)
+
     def admit(self, plan: Plan) -> None:
         """Raises Unplaceable for a plan that needs more than the whole machine."""
         capacity, limits = self.capabilities.capacity, plan.limits
@@ -308,10 +313,10 @@ class LocalBackend:
             except (BackendError, OSError) as error:
                 if self._unseen.get(key) != str(error):
                     self._unseen[key] = str(error)
-                    log.warning("attempt=%s cannot be looked at: %s", key, error)
+                    log.warning("cannot be looked at: %s", error, extra={"attempt": key})
             else:
                 if self._unseen.pop(key, None):
-                    log.info("attempt=%s can be looked at again", key)
+                    log.info("can be looked at again", extra={"attempt": key})
         return seen
 
     async def _adopt(self, key: str, attempt: AttemptDir) -> None:

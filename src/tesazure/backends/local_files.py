@@ -232,7 +232,7 @@ def clean_up(attempt: AttemptDir, report: Report) -> None:
     except FileNotFoundError:
         node = None
     except msgspec.MsgspecError:
-        log.warning("attempt=%s its node.json is spoilt", attempt.path.name)
+        log.warning("node.json is spoilt", extra={"attempt": attempt.path.name})
         node = None
     if node is not None and (report.ended is None or report.ended.state not in _CLEAN):
         root = attempt.root if attempt.root.exists() else None

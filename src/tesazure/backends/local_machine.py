@@ -7,7 +7,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from tesazure.backends.base import Capacity
+from tesazure.backends.base import Capacity, Gauge
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -68,6 +68,22 @@ def memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
             case [limit] if limit.isdigit():
                 found = min(found, int(limit))
     return found
+
+
+def gauges(capacity: Capacity | None) -> list[Gauge]:
+    """What tasks may use together, for operators."""
+    if capacity is None:
+        return []
+    amounts = {
+        "cpu_cores": capacity.cpu_cores,
+        "ram_bytes": capacity.ram_bytes,
+        "disk_bytes": capacity.disk_bytes,
+    }
+    text = "What tasks may use together of this machine."
+    return [
+        Gauge("tesazure_capacity", text, amount, {"resource": resource})
+        for resource, amount in amounts.items()
+    ]
 
 
 def _groups(proc: Path, cgroups: Path, controller: str) -> list[Path]:

@@ -303,7 +303,9 @@ class Node:
     def _tell_failure(self, report: AppendBlob, transport: Transport, reason: str) -> ExitCode:
         """A report of an attempt that this node could not begin."""
         _warn(reason)
-        ended = Ended(time=now(), state=State.SYSTEM_ERROR, reason=reason, retryable=True)
+        ended = Ended(
+            time=now(), state=State.SYSTEM_ERROR, reason=reason, retryable=True, cause="node"
+        )
         lines = encode(Started(time=now(), host=os.uname().nodename)) + encode(ended)
         try:
             transport.persist(report.what, lambda: report.append(lines))

@@ -20,8 +20,17 @@ import msgspec
 from tesazure.access import Access, RegistryLogin, is_of_registry
 from tesazure.errors import EngineError, StorageError, StorageUnavailable, TesazureError
 from tesazure.model import FileType, State
-from tesazure.plan import GB, SHARED_GLOBAL, Plan, contains
-from tesazure.report import Ended, ExecutorEnded, ExecutorStarted, Noted, Started, Typed, Uploaded
+from tesazure.plan import GB, SHARED_GLOBAL, Plan, Step, contains
+from tesazure.report import (
+    Ended,
+    ExecutorEnded,
+    ExecutorStarted,
+    Noted,
+    Passed,
+    Started,
+    Typed,
+    Uploaded,
+)
 from tesazure.runner import stage
 from tesazure.runner.config import AttemptDir, NodeConfig
 from tesazure.runner.engines.base import Container, Engine, Exit, Login, Mount
@@ -35,6 +44,7 @@ from tesazure.storage.local import FULL
 from tesazure.storage.mounted import MountDirs
 from tesazure.storage.registry import Storages
 from tesazure.storage.shared import SharedStorage
+from tesazure.trace import TAG, VARIABLE, executor_span, parse
 
 Begun = Literal["running", "ran"]
 
@@ -43,6 +53,17 @@ _plans = msgspec.json.Decoder(Plan)
 _nodes = msgspec.json.Decoder(NodeConfig)
 
 _NONE = Access()
+
+_CAUSES = {
+    "stage_in_s": "stage_in",
+    "pull_s": "image",
+    "run_s": "engine",
+    "stage_out_s": "stage_out",
+}
+"""Stage -> what its failure is sorted under (`report.CAUSES`); an executor's own is not the
+engine's."""
+_MOVED = {"stage_in_s": "bytes_downloaded", "pull_s": "", "stage_out_s": "bytes_uploaded"}
+"""Stages that a trace shows, and where it is kept how much they moved; executors have their own."""
 
 OUT_OF_MEMORY = 137
 """128 + SIGKILL: the exit code of a command that exceeded its memory."""
@@ -89,6 +110,9 @@ class Attempt:
         self._moved: dict[str, int] = {}
         self._cost_per_hour_usd: float | None = None
         self._limit_s = 0.0
+        self._is_traced = False
+        self._failing = "node"
+        """What it is if it fails now: one of `report.CAUSES`."""
         self._interruption = Interruption(self._leave)
         journal.write(Started(time=now(), pid=os.getpid(), host=os.uname().nodename))
 
@@ -127,7 +151,8 @@ class Attempt:
             if self._interruption.cause is not None:
                 return self._interrupted()  # what failed did so because it was interrupted
             retryable = isinstance(error, TesazureError) and error.retryable
-            return _system_error(self._censor(self._explain(error)), retryable=retryable)
+            reason = self._censor(self._explain(error))
+            return _system_error(reason, self._failing, retryable=retryable)
 
     def _pipeline(self) -> Ended:
         plan = _plans.decode(self._directory.plan.read_bytes())
@@ -135,6 +160,9 @@ class Attempt:
         self._limit_s = plan.max_runtime_s
         self._cost_per_hour_usd = node.cost_per_hour_usd
         self._journal.notify(node.notify)
+        if plan.trace:
+            self._is_traced = True
+            self._journal.write(Noted(time=now(), metadata={TAG: plan.trace}))
         if node.facts:
             self._journal.write(Noted(time=now(), metadata=node.facts))
         for note in (*plan.notes, *self._access.notes):
@@ -146,7 +174,9 @@ class Attempt:
                 " the runner's network, where its tokens can be had; use Docker, or no network"
             )
         self._journal.write(Noted(time=now(), metadata={"engine": engine.name}))
+        self._failing = "stage_in"
         plan, mounted = self._mounted(plan, node)
+        self._failing = "node"
         self._tree = Tree(self._directory.root, (*_mounts(node), *mounted))
         storages = Storages(
             node.allow_dirs,
@@ -168,9 +198,10 @@ class Attempt:
             self._rescue_streams(plan, storages)
             raise
         self._interruption.lift()
+        cause = self._failing
         self._stage_out(plan, storages, failure)
         if failure:
-            return Ended(time=now(), state=State.EXECUTOR_ERROR, reason=failure)
+            return Ended(time=now(), state=State.EXECUTOR_ERROR, reason=failure, cause=cause)
         return Ended(time=now(), state=State.COMPLETE)
 
     def _mounted(self, plan: Plan, node: NodeConfig) -> tuple[Plan, list[Mount]]:
@@ -240,7 +271,7 @@ class Attempt:
         return login
 
     def _run_step(self, index: int, plan: Plan, node: NodeConfig, engine: Engine) -> str:
-        step = plan.steps[index]
+        step = _placed_in_trace(plan, node.key, index)
         with ExitStack() as stack:
             stdin, refused = None, None
             if step.stdin is not None:
@@ -271,6 +302,8 @@ class Attempt:
             failure = _failure(index, exit_, plan)
             over = index == len(plan.steps) - 1 or (bool(failure) and not step.ignore_error)
             last = over and self._interruption.cause is None
+            if failure:
+                self._failing = "out_of_memory" if exit_.out_of_memory else "executor"
             self._end_executor(index, exit_, stdout, stderr, tail_bytes=node.tail_bytes, last=last)
         self._interruption.check()
         return failure
@@ -358,7 +391,7 @@ class Attempt:
 
     def _interrupted(self) -> Ended:
         if self._interruption.cause == "timed out":
-            return _system_error(f"timed out after {self._limit_s:g} s")
+            return _system_error(f"timed out after {self._limit_s:g} s", "time_limit")
         return Ended(time=now(), state=State.CANCELED, reason="canceled")
 
     def _leave(self) -> None:
@@ -384,11 +417,25 @@ class Attempt:
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
-        start = time.monotonic()
+        began, start = now(), time.monotonic()
+        self._failing = _CAUSES[name]
         try:
             yield
         finally:
             self._spent[name] = self._spent.get(name, 0.0) + time.monotonic() - start
+            if self._is_traced and name in _MOVED:
+                size = self._moved.get(_MOVED[name], 0)
+                stage = name.removesuffix("_s")
+                self._journal.write(Passed(time=now(), stage=stage, began=began, size=size))
+
+
+def _placed_in_trace(plan: Plan, key: str, index: int) -> Step:
+    """A step whose command finds its place in the trace, if there is one and it names none."""
+    step, context = plan.steps[index], parse(plan.trace)
+    if context is None:
+        return step
+    env = {VARIABLE: str(context.at(executor_span(key, index))), **step.env}
+    return msgspec.structs.replace(step, env=env)
 
 
 def _mounts(node: NodeConfig) -> tuple[Mount, ...]:
@@ -415,5 +462,6 @@ def _failure(index: int, exit_: Exit, plan: Plan) -> str:
     return f"executor {index} ended with exit code {exit_.exit_code}{detail}"
 
 
-def _system_error(reason: str, *, retryable: bool = False) -> Ended:
-    return Ended(time=now(), state=State.SYSTEM_ERROR, reason=reason, retryable=retryable)
+def _system_error(reason: str, cause: str, *, retryable: bool = False) -> Ended:
+    state = State.SYSTEM_ERROR
+    return Ended(time=now(), state=state, reason=reason, retryable=retryable, cause=cause)

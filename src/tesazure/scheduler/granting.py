@@ -77,7 +77,7 @@ def _as_reasons(task_id: str, whole: Mapping[str, str]) -> Iterator[None]:
         reason = f"no access to its files: {Censor(whole.values())(str(error))}"
         raise (NotGranted if error.retryable else Unplaceable)(reason) from None
     except Exception as error:
-        log.exception("task=%s a grant failed", task_id)
+        log.exception("a grant failed", extra={"task": task_id})
         raise NotGranted(f"no access to its files: {type(error).__name__}") from None
 
 

@@ -24,6 +24,7 @@ from tesazure.errors import (
     StoreError,
     StoreUnavailable,
 )
+from tesazure.json_log import about
 from tesazure.lifecycle import (
     Action,
     Advance,
@@ -95,8 +96,9 @@ class Scheduler:
         self._config = config
         self._server = server
         self._performer = Performer(store, backend, granting, config.defaults)
+        ends = self._performer.ends
         self._placer = Placer(
-            store, backend, server, config.budgets, config.window, config.backfill_s
+            store, backend, server, config.budgets, config.window, config.backfill_s, ends
         )
         self._retention = Retention(store, backend, config.kept)
 
@@ -108,7 +110,7 @@ class Scheduler:
         self.last_error = ""
         """Why the last tick failed; empty when it went well."""
         self.placed = 0
-        self.finished = 0
+        self.ends: Mapping[tuple[State, str], int] = ends.counts
         self.retries = 0
 
         self._drains = False
@@ -297,13 +299,11 @@ class Scheduler:
             await self._placer.find_retry(time.time())
 
     async def _place(self) -> None:
-        rejected = self._placer.rejected
         records, again = await self._placer.place()
         for record in records:
             self._roster.tasks[record.id] = self._performer.placed(record)
             self._agenda.look_at(record.id)
         self.placed += len(records)
-        self.finished += self._placer.rejected - rejected
         self._urgent = self._urgent or again
 
     # -- attempts -------------------------------------------------------------------------------
@@ -382,6 +382,7 @@ class Scheduler:
 
     async def _act(self, task: Watched, actions: Sequence[Action]) -> None:
         """Carry out the actions on one task. Its failure stays its own, and is tried again."""
+        about(task=task.id, attempt=task.attempt.key if task.attempt else None)
         try:
             done = await self._performer.perform(task, actions)
         except StaleVersion:
@@ -391,13 +392,13 @@ class Scheduler:
         except BackendError as error:
             await self._trouble_told(task, str(error), ungranted=isinstance(error, NotGranted))
         except Exception as error:
-            log.exception("task=%s an action failed", task.id)
+            log.exception("an action failed", extra={"task": task.id})
             await self._trouble_told(task, str(error))
         else:
             self._troubled.pop(task.id, None)
             if any(isinstance(action, Cancel) for action in actions):
                 self._cancel_asked.setdefault(task.id, time.time())
-            self._settle(task, done, actions)
+            self._settle(done, actions)
         finally:
             self._free(task)
 
@@ -407,11 +408,9 @@ class Scheduler:
         self._agenda.look_at(task.id)
         self._signal()
 
-    def _settle(self, before: Watched, after: Watched, actions: Sequence[Action]) -> None:
+    def _settle(self, after: Watched, actions: Sequence[Action]) -> None:
         """Take note of a task as it was committed."""
         released = after.attempt is None or after.attempt.released
-        if after.state in TERMINAL and before.state not in TERMINAL:
-            self.finished += 1
         for action in actions:
             if isinstance(action, Advance) and action.waits:
                 self._told.setdefault(after.id, set()).add(action.waits)
@@ -456,7 +455,7 @@ class Scheduler:
         self._troubled[task.id] = Trouble(failures, before.ungranted + ungranted, reason, due)
         self._agenda.look_later(task.id, due)
         self._roster.doubtful.add(task.id)  # whether the last write was committed is not known
-        log.warning("task=%s tried again in %g s: %s", task.id, delay, reason)
+        log.warning("tried again in %g s: %s", delay, reason, extra={"task": task.id})
         return failures
 
     # -- beside the loop ------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from tesazure.lifecycle import check as check_transition
 from tesazure.model import TERMINAL, State, Task, TaskLog
 from tesazure.plan import Defaults, Plan, make_plan
 from tesazure.report import Report
+from tesazure.scheduler.ends import UNPLACEABLE, Ends, reason_of
 from tesazure.scheduler.granting import Granting
 from tesazure.store.base import Store
 from tesazure.store.records import AttemptRecord, Change, TaskRecord, Watched
@@ -68,6 +69,7 @@ class Performer:
         self._backend = backend
         self._granting = granting
         self._defaults = defaults
+        self.ends = Ends()
         self._placed: dict[str, TaskRecord] = {}
 
     def placed(self, record: TaskRecord) -> Watched:
@@ -139,7 +141,9 @@ class Performer:
         except Unplaceable as error:
             # Not released: a submit that was cut short before may have left something.
             ended = _ended_log(task.attempt, None, [str(error)])
-            return await self._commit(task, state=State.SYSTEM_ERROR, log=ended)
+            done = await self._commit(task, state=State.SYSTEM_ERROR, log=ended)
+            self.ends.count(State.SYSTEM_ERROR, UNPLACEABLE)
+            return done
         state = State.INITIALIZING if task.state is State.QUEUED else None
         return await self._commit(task, state=state, handle=handle)
 
@@ -184,7 +188,11 @@ class Performer:
             changes["seen_events"] = report.events
         if not any(change is not None for change in changes.values()):
             return task  # the log says it already
-        return await self._commit(task, **changes)
+        done = await self._commit(task, **changes)
+        if action.state in TERMINAL:
+            was_submitted = bool(task.attempt and task.attempt.handle)
+            self.ends.count(done.state, reason_of(done.state, report, was_submitted=was_submitted))
+        return done
 
     async def _retry(self, task: Watched, action: Retry, released: bool | None) -> Watched:
         handle = None
@@ -235,9 +243,9 @@ class Performer:
             new = {name: changes[name] for name in fields if changes.get(name) is not None}
             attempt = msgspec.structs.replace(attempt, **new)
         if state is not None:
-            key = attempt.key if attempt else "none"
+            ids = {"task": task.id, "attempt": attempt and attempt.key}
             passed = f"{task.state} -> {via}" if via else task.state
-            log.info("task=%s attempt=%s %s -> %s", task.id, key, passed, state)
+            log.info("%s -> %s", passed, state, extra=ids)
         return msgspec.structs.replace(
             task, version=version, state=state or task.state, attempt=attempt
         )

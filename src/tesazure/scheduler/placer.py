@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from tesazure.backends.base import Backend, Capacity
 from tesazure.budgets import Budgets
 from tesazure.errors import StaleVersion
+from tesazure.model import State
+from tesazure.scheduler.ends import UNPLACEABLE, Ends
 from tesazure.scheduler.perform import new_key
 from tesazure.scheduler.placement import Blocked, Choice, choose, short_of_disk, waits_for
 from tesazure.store.base import Store
@@ -36,6 +38,7 @@ class Placer:
         budgets: Budgets,
         window: int,
         backfill_s: float,
+        ends: Ends,
     ) -> None:
         self._store = store
         self._backend = backend
@@ -43,12 +46,12 @@ class Placer:
         self._budgets = budgets
         self._window = window
         self._backfill_s = backfill_s
+        self._ends = ends
         self.new = True
         """Something may have been submitted or released since the last try."""
         self.retry_at: float | None = None
         """When the first waiting retry may be placed, in seconds since the epoch. One that may be
         and was not is tried with the rest of the queue."""
-        self.rejected = 0
         self._tried = 0.0
         """When placement was last tried, on the monotonic clock."""
         self._fruitless = False
@@ -159,5 +162,5 @@ class Placer:
         for task, reason in tasks:
             with contextlib.suppress(StaleVersion):
                 await self._store.reject(task.id, task.version, reason, time.time())
-                self.rejected += 1
-                log.info("task=%s %s", task.id, reason)
+                self._ends.count(State.SYSTEM_ERROR, UNPLACEABLE)
+                log.info("%s", reason, extra={"task": task.id})

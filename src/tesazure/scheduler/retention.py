@@ -72,7 +72,7 @@ class Retention:
                     await self._store.mark_discarded([a.key for a in task.attempts])
                 except (BackendError, OSError) as error:
                     failed.add(task.id)
-                    log.warning("task=%s work files not deleted: %s", task.id, error)
+                    log.warning("work files not deleted: %s", error, extra={"task": task.id})
 
     async def _sweep(self, begun_before: float, ended_before: float) -> None:
         """Delete what the backend holds and no step above finds: attempts that the store does not
@@ -93,22 +93,24 @@ class Retention:
             await self._backend.discard(handle)
             await self._store.mark_discarded([key])
         except (BackendError, OSError) as error:
-            log.warning("attempt=%s work files not deleted: %s", key, error)
+            log.warning("work files not deleted: %s", error, extra={"attempt": key})
 
     async def _sweep_one(self, key: str, handle: Handle) -> None:
         """Delete an attempt that the store does not know. One that still runs is left alone and
         named in the log: it may be another server's."""
         seen = await self._backend.observe({key: handle})
         if key not in seen or seen[key].phase in (Phase.PENDING, Phase.RUNNING):
-            log.warning("attempt=%s runs, but no task of this server's store has it", key)
+            text = "an attempt runs, but no task of this server's store has it"
+            log.warning(text, extra={"attempt": key})
             return
         try:
             await self._backend.release(handle)
             await self._backend.discard(handle)
         except (BackendError, OSError) as error:
-            log.warning("attempt=%s unknown to the store and not deleted: %s", key, error)
+            text = "an attempt is unknown to the store and not deleted: %s"
+            log.warning(text, error, extra={"attempt": key})
         else:
-            log.info("attempt=%s unknown to the store: deleted", key)
+            log.info("an attempt is unknown to the store: deleted", extra={"attempt": key})
 
 
 def batched(keys: Iterable[str], size: int) -> Iterator[list[str]]:

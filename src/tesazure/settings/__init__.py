@@ -4,6 +4,7 @@ from tesazure.settings.clouds import (
     CLOUDS,
     batch_scope_of,
     batch_url_of,
+    database_scope_of,
     identity_of,
     vault_url_of,
 )
@@ -20,7 +21,15 @@ from tesazure.settings.declarations import (
 )
 from tesazure.settings.help import Help
 from tesazure.settings.loading import Effective, Sources, load, shown
-from tesazure.settings.sources import Source, convert, load_client, passed_on, state_dir
+from tesazure.settings.sources import (
+    Source,
+    convert,
+    load_client,
+    passed_on,
+    quieten_azure_monitor,
+    state_dir,
+)
+from tesazure.settings.telemetry_checks import connection_string_of
 
 __all__ = [
     "ALIASES",
@@ -38,12 +47,15 @@ __all__ = [
     "Sources",
     "batch_scope_of",
     "batch_url_of",
+    "connection_string_of",
     "convert",
+    "database_scope_of",
     "help_of",
     "identity_of",
     "load",
     "load_client",
     "passed_on",
+    "quieten_azure_monitor",
     "shown",
     "state_dir",
     "vault_url_of",

@@ -7,7 +7,7 @@ it says what it must be like.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,8 +26,15 @@ from tesazure.settings.forms import (
     is_address,
     is_base64,
 )
+from tesazure.settings.telemetry_checks import telemetry_cautions, telemetry_conflicts
 
-_POSITIVE = ("lease_s", "max_body_bytes", "max_connections", "request_timeout_s")
+_POSITIVE = (
+    "lease_s",
+    "max_body_bytes",
+    "max_connections",
+    "metrics_export_s",
+    "request_timeout_s",
+)
 _FILES = ("gcs_credentials_file", "sftp_known_hosts", "sftp_key_file", "ca_bundle")
 _REGION = re.compile(r"[A-Za-z0-9-]+")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
@@ -52,19 +59,23 @@ def conflicts(s: Settings) -> list[str]:
         *_sign_in(s),
         *_registry(s),
         *_other_systems(s),
+        *telemetry_conflicts(s),
         *_files(s, _FILES),
     ]
 
 
 def cautions(s: Settings) -> list[str]:
     """What works and still should be known; without values, too."""
+    cautions = list(telemetry_cautions(s))
     identity = identity_of(s)
     by_host = identity.default and not identity.secret
     if by_host and s.task_network and s.compute_backend == "local":
         text = "if this machine has a managed identity, every task can get its tokens from"
         remedy = "TASK_NETWORK=false, or keep tasks from that address (docs/security.md)"
-        return [f"AZURE_IDENTITY: {text} 169.254.169.254 and do what this server may; set {remedy}"]
-    return []
+        cautions.append(
+            f"AZURE_IDENTITY: {text} 169.254.169.254 and do what this server may; set {remedy}"
+        )
+    return cautions
 
 
 def vault_conflicts(s: Settings) -> list[str]:
@@ -86,6 +97,7 @@ def _server(s: Settings) -> list[str]:
         problems.append("PORT: must be at most 65535")
     if s.database_url:
         problems += _database(s.database_url)
+    problems += _database_sign_in(s)
     if s.max_runtime_s > LONGEST_RUNTIME_S:
         problems.append(f"MAX_RUNTIME_S: must be at most {LONGEST_RUNTIME_S} (10 years; 0: none)")
     for number, directory in enumerate(s.allow_dir, 1):
@@ -144,6 +156,28 @@ def _database(url: str) -> list[str]:
     if parsed.scheme not in ("postgresql", "postgres"):
         return ["DATABASE_URL: must begin with postgresql:// (empty: SQLite)"]
     return []
+
+
+def _database_sign_in(s: Settings) -> Iterator[str]:
+    """What keeps the server from signing in to its database with a token."""
+    if s.database_auth == "password":
+        return
+    try:
+        url = urlsplit(s.database_url)
+    except ValueError:
+        return  # `_database` has told
+    if not url.username:
+        yield (
+            "DATABASE_URL: must be postgresql://role@host/name with DATABASE_AUTH=entra; the role"
+            " is called as the identity is"
+        )
+    if url.password:
+        yield "DATABASE_URL: holds a password; with DATABASE_AUTH=entra there is none"
+    if not identity_of(s).exists:
+        yield (
+            "DATABASE_AUTH: as whom is a token to be got? set AZURE_CLIENT_ID, AZURE_SECRET and"
+            " AZURE_TENANT, or AZURE_IDENTITY=default for the identity of this host"
+        )
 
 
 def _azure(s: Settings) -> list[str]:

@@ -49,6 +49,19 @@ BATCH_RESOURCES: Mapping[str, str] = {
 what accounts' hosts end in."""
 
 
+_DATABASE_RESOURCES: Mapping[str, str] = {
+    "AzurePublic": "https://ossrdbms-aad.database.windows.net",
+    "AzureUSGovernment": "https://ossrdbms-aad.database.usgovcloudapi.net",
+    "AzureChina": "https://ossrdbms-aad.database.chinacloudapi.cn",
+}
+"""CLOUD -> what tokens for PostgreSQL are asked for there, as the Azure CLI has it (oss-rdbms)."""
+
+
+def database_scope_of(s: Settings) -> str:
+    """The scope of tokens for Azure Database for PostgreSQL."""
+    return f"{_DATABASE_RESOURCES[s.cloud]}/.default"
+
+
 def batch_scope_of(s: Settings) -> str:
     """The scope of tokens for Batch accounts."""
     suffix = s.batch_endpoint_suffix

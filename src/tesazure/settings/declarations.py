@@ -45,6 +45,13 @@ class Settings(BatchSettings, frozen=True, kw_only=True):
             secret=True,
         ),
     ] = ""
+    database_auth: Annotated[
+        Literal["password", "entra"],
+        Help(
+            "How the server signs in to PostgreSQL: entra: to Azure Database for PostgreSQL, with a"
+            " token that it gets as AZURE_CLIENT_ID or AZURE_IDENTITY, and over verified TLS."
+        ),
+    ] = "password"
     compute_backend: Annotated[
         Literal["local", "batch"],
         Help(
@@ -391,6 +398,45 @@ class Settings(BatchSettings, frozen=True, kw_only=True):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Help("What to log.", live=True)
     ] = "info"
+    applicationinsights_connection_string: Annotated[
+        str,
+        Help(
+            "Application Insights resource that traces and metrics are sent to, as the portal shows"
+            " it: InstrumentationKey=…;IngestionEndpoint=https://…. Empty: they are not.",
+            secret=True,
+        ),
+    ] = ""
+    appinsights_instrumentationkey: Annotated[
+        str,
+        Help(
+            "The key alone, as in 2019: sends to Microsoft's global endpoint. Not used with"
+            " APPLICATIONINSIGHTS_CONNECTION_STRING.",
+            secret=True,
+        ),
+    ] = ""
+    otlp_endpoint: Annotated[
+        str,
+        Help(
+            "URL that traces and metrics are sent to by OTLP over HTTP (protobuf, not gRPC), such"
+            " as http://collector:4318; /v1/traces and /v1/metrics are added. Empty: they are not."
+        ),
+    ] = ""
+    otlp_headers: Annotated[
+        tuple[str, ...],
+        Help(
+            "Headers to send there: name=value, …, with special characters of values"
+            " percent-encoded.",
+            secret=True,
+        ),
+    ] = ()
+    trace_ratio: Annotated[
+        float,
+        Help(
+            "Share of traces that are sent, from 0 to 1; of those that a client began, all that it"
+            " marked as sampled."
+        ),
+    ] = 1
+    metrics_export_s: Annotated[float, Help("Seconds between two sendings of metrics.")] = 60
     service_id: Annotated[str, Help("service-info: id, in reverse domain notation.")] = (
         "org.tesazure.local"
     )
@@ -412,7 +458,14 @@ class Settings(BatchSettings, frozen=True, kw_only=True):
 FIELDS: dict[str, Any] = get_type_hints(Settings, include_extras=True)
 """Setting name (lower case) -> its annotated type."""
 
-ALIASES = {"docker_host": "DOCKER_HOST", "podman_host": "CONTAINER_HOST"}
+ALIASES = {
+    "docker_host": "DOCKER_HOST",
+    "podman_host": "CONTAINER_HOST",
+    "applicationinsights_connection_string": "APPLICATIONINSIGHTS_CONNECTION_STRING",
+    "appinsights_instrumentationkey": "APPINSIGHTS_INSTRUMENTATIONKEY",
+    "otlp_endpoint": "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "otlp_headers": "OTEL_EXPORTER_OTLP_HEADERS",
+}
 """Setting name -> a variable of other programs that is read as well; `APP_` ones win."""
 
 

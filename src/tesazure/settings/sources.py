@@ -53,6 +53,7 @@ _DIRECT = "the server reaches Key Vaults, issuers of tokens and storage without 
 
 _KEPT_BACK = re.compile(
     rf"{PREFIX}|{CLIENT_PREFIX}(.*_)?(TOKEN|SECRET)$|PGPASSWORD$|IDENTITY_HEADER$|MSI_SECRET$"
+    r"|APPLICATIONINSIGHTS_|APPINSIGHTS_|OTEL_"
     r"|(AZURE|AWS|GOOGLE|GCLOUD)_.*(SECRET|PASSWORD|KEY|TOKEN|SAS|CREDENTIALS|CONNECTION_STRING)"
 )
 
@@ -95,6 +96,18 @@ def state_dir(environ: Mapping[str, str] | None = None) -> Path:
 def own_environment() -> dict[str, str]:
     """The environment of this process."""
     return dict(os.environ)
+
+
+def quieten_azure_monitor() -> None:
+    """Keep Azure Monitor's SDK from telling Microsoft about itself, from asking there how to
+    behave, and from adding metrics of its own. It takes no arguments for that; call this first."""
+    for what in (
+        "STATSBEAT_DISABLED_ALL",
+        "SDKSTATS_DISABLED",
+        "CONTROLPLANE_DISABLED",
+        "OPENTELEMETRY_RESOURCE_METRIC_DISABLED",
+    ):
+        os.environ.setdefault(f"APPLICATIONINSIGHTS_{what}", "true")
 
 
 def passed_on(environ: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tesazure.backends.azure_batch.config import BatchConfig
@@ -45,6 +46,8 @@ class Footing:
     home: Home
     budgets: Budgets
     threads: Threads
+    traced: Callable[[Backend], Backend] = lambda backend: backend
+    """A backend whose attempts are traced, from one whose are not."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,7 +135,7 @@ async def make(settings: Settings, footing: Footing, local: LocalBackend | None)
             server = footing.home.server
             name = server if here else f"{server}/{backend.capabilities.scope}"
             how = scheduler_config(settings, footing.budgets)
-            scheduler = Scheduler(footing.store, backend, granting, how, name)
+            scheduler = Scheduler(footing.store, footing.traced(backend), granting, how, name)
         stack.pop_all()
         return Station(config, backend, urls, cromwell, grants, scheduler, listed)
 

@@ -17,7 +17,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 import msgspec
 
@@ -27,6 +27,7 @@ from tesazure.backends.azure_batch.names import installation_of, scope_of
 from tesazure.backends.base import Backend
 from tesazure.backends.local import LocalBackend, LocalConfig
 from tesazure.errors import BackendError, ConfigurationError, NotFound, StoreError
+from tesazure.model import State
 from tesazure.scheduler.loop import Scheduler
 from tesazure.settings import Settings
 from tesazure.settings.checks import conflicts
@@ -62,6 +63,7 @@ class Stations:
         self._switching = asyncio.Lock()
         self._ending: asyncio.Task[None] | None = None
         self._past: Counter[str] = Counter()
+        self._past_ends: Counter[tuple[State, str]] = Counter()
         """What schedulers that are no more have counted."""
 
     # -- for the API ----------------------------------------------------------------------------
@@ -107,9 +109,9 @@ class Stations:
         return self._past["placed"] + sum(each.placed for each in self._schedulers())
 
     @property
-    def finished(self) -> int:
+    def ends(self) -> Mapping[tuple[State, str], int]:
         """Of all schedulers."""
-        return self._past["finished"] + sum(each.finished for each in self._schedulers())
+        return sum((Counter(each.ends) for each in self._schedulers()), self._past_ends)
 
     @property
     def retries(self) -> int:
@@ -286,7 +288,8 @@ class Stations:
         """Have done with a station that is not the current one any more."""
         await station.rest()
         if (gone := station.scheduler) is not None:
-            self._past.update(placed=gone.placed, finished=gone.finished, retries=gone.retries)
+            self._past.update(placed=gone.placed, retries=gone.retries)
+            self._past_ends.update(gone.ends)
         self._empty_since.pop(station, None)
         if station in self._former:
             self._former.remove(station)

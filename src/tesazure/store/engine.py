@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,6 +47,10 @@ _POSTGRES_SETTINGS = (
     # A plan for any LIMIT is a bad plan for a small one.
     "SET plan_cache_mode = force_custom_plan",
 )
+
+
+SignIn = Callable[[], Mapping[str, str]]
+"""What libpq gets for each new connection. Raises ConnectionError."""
 
 
 class Prepared:
@@ -119,9 +123,9 @@ class Link:
 class Database:
     """Where the store's tables are. Translates the driver's failures to ours."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, sign_in: SignIn | None = None) -> None:
         self.is_sqlite = not url.startswith(("postgresql:", "postgres:", "postgresql+"))
-        self._engine = _sqlite(url) if self.is_sqlite else _postgresql(url)
+        self._engine = _sqlite(url) if self.is_sqlite else _postgresql(url, sign_in)
         self._idle: list[Link] = []
         self.dialect = self._engine.dialect
         self.name = url if self.is_sqlite else _shown(self._engine.url)
@@ -230,9 +234,9 @@ def _sqlite(path: str) -> Engine:
     return engine
 
 
-def _postgresql(url: str) -> Engine:
+def _postgresql(url: str, sign_in: SignIn | None) -> Engine:
     try:
-        import psycopg  # noqa: F401 - only to say how to install it
+        import psycopg
     except ImportError:
         raise ConfigurationError(
             ["DATABASE_URL: PostgreSQL needs a driver; pip install 'tesazure[postgres]'"]
@@ -249,6 +253,15 @@ def _postgresql(url: str) -> Engine:
         connect_args={"connect_timeout": 5},
         poolclass=NullPool,
     )
+
+    if sign_in is not None:
+
+        @event.listens_for(engine, "do_connect")
+        def add_sign_in(_: Any, __: Any, ___: Any, arguments: dict[str, Any]) -> None:
+            try:
+                arguments.update(sign_in())
+            except ConnectionError as error:
+                raise psycopg.OperationalError(str(error)) from error
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: Any) -> None:

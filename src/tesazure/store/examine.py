@@ -13,7 +13,7 @@ from urllib.parse import quote
 from sqlalchemy import inspect, text
 
 from tesazure.errors import ConfigurationError
-from tesazure.store.engine import Database
+from tesazure.store.engine import Database, SignIn
 from tesazure.store.kept_settings import every
 from tesazure.store.records import KeptSetting
 from tesazure.store.schema import HEAD, MIGRATIONS
@@ -25,19 +25,19 @@ CHECK_S = 10.0
 _DAMAGED = "restore it from a backup, or move it away to start empty"
 
 
-def examine(url: str, file: Path, check_s: float = CHECK_S) -> str:
+def examine(url: str, file: Path, check_s: float = CHECK_S, sign_in: SignIn | None = None) -> str:
     """What there is at the postgresql:// URL `url` or, when that is empty, in the SQLite `file`,
     in words; the file is read for `check_s` seconds at most. Raises ConfigurationError when a
     server could not start on it, StoreUnavailable when it does not answer within 5 s. Both say what
     to do."""
-    return _postgresql(url) if url else _sqlite(file, check_s)
+    return _postgresql(url, sign_in) if url else _sqlite(file, check_s)
 
 
-def kept_settings(url: str, file: Path) -> list[KeptSetting]:
+def kept_settings(url: str, file: Path, sign_in: SignIn | None = None) -> list[KeptSetting]:
     """The settings in the database, named as for `examine`, that all servers on it share; none if
     there is no database yet. Raises ConfigurationError, StoreUnavailable."""
     if url:
-        database = Database(url)
+        database = Database(url, sign_in)
         try:
             with database.reader() as link:
                 link.core.execute(text("SET statement_timeout = '5s'"))
@@ -117,8 +117,8 @@ def _verdict(link: sqlite3.Connection, file: Path, check_s: float) -> str:
     return f"{shown}, sound"
 
 
-def _postgresql(url: str) -> str:
-    database = Database(url)
+def _postgresql(url: str, sign_in: SignIn | None) -> str:
+    database = Database(url, sign_in)
     try:
         with database.reader() as link:
             link.core.execute(text("SET statement_timeout = '5s'"))

@@ -29,7 +29,7 @@ from tesazure.store import (
     workflows,
 )
 from tesazure.store.base import Choose
-from tesazure.store.engine import Database, Link, Prepared
+from tesazure.store.engine import Database, Link, Prepared, SignIn
 from tesazure.store.records import (
     ApiToken,
     Change,
@@ -62,17 +62,19 @@ _UPDATE_PING = Prepared(
 _INSERT_PING = Prepared(insert(pings))
 
 
-async def open_store(url: str, file: Path = Path("tesazure.db")) -> SqlStore:
+async def open_store(
+    url: str, file: Path = Path("tesazure.db"), sign_in: SignIn | None = None
+) -> SqlStore:
     """The store at `url`, a postgresql:// URL; when that is empty, in the SQLite `file`. Makes what
     is missing and migrates what is old. Raises ConfigurationError when that can never work,
     StoreUnavailable when the database does not answer now."""
-    return await asyncio.to_thread(_open, url, file)
+    return await asyncio.to_thread(_open, url, file, sign_in)
 
 
-def _open(url: str, file: Path) -> SqlStore:
+def _open(url: str, file: Path, sign_in: SignIn | None) -> SqlStore:
     if not url:
         schema.prepare_file(file)
-    database = Database(url or str(file))
+    database = Database(url or str(file), sign_in)
     try:
         schema.bring_up_to_date(database)
         with database.reader() as link:

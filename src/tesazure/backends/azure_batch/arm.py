@@ -12,6 +12,7 @@ from tesazure.azure_identity import credential_of, short
 from tesazure.backends.azure_batch.account import refusal_of
 from tesazure.backends.azure_batch.arm_pool import resource_of
 from tesazure.backends.azure_batch.config import BatchConfig
+from tesazure.backends.azure_batch.resource_skus import ResourceSku, resource_skus
 from tesazure.backends.azure_batch.sizes import GIB, MIB, Quotas, VmSize
 from tesazure.errors import BackendUnavailable
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from azure.batch.models import BatchPoolCreateOptions
     from azure.core.exceptions import HttpResponseError
     from azure.mgmt.batch import BatchManagementClient
-    from azure.mgmt.compute import ComputeManagementClient
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ class Arm:
 
     def __init__(self, config: BatchConfig) -> None:
         from azure.mgmt.batch import BatchManagementClient
-        from azure.mgmt.compute import ComputeManagementClient
 
         self._config = config
         credential = credential_of(config.identity)
@@ -51,14 +50,10 @@ class Arm:
         self._batch: BatchManagementClient = BatchManagementClient(
             credential, config.subscription, **options
         )
-        self._compute: ComputeManagementClient = ComputeManagementClient(
-            credential, config.subscription, **options
-        )
 
     def close(self) -> None:
         """Let go."""
         self._batch.close()
-        self._compute.close()
 
     def quotas(self) -> Quotas:
         """Batch Account - Get."""
@@ -91,13 +86,12 @@ class Arm:
         except AzureError as error:
             raise _unavailable("the VM sizes that Batch supports", error) from error
         try:
-            found = list(self._compute.resource_skus.list(filter=f"location eq '{region}'"))
-        except AzureError as error:
+            arm_url, subscription = self._config.arm_url, self._config.subscription
+            found = list(resource_skus(self._batch, arm_url, subscription, region))
+        except (AzureError, BackendUnavailable) as error:
             log.warning("zones and restrictions of VM sizes are not known: %s", short(error))
             found = []
-        skus = {
-            str(sku.name).lower(): sku for sku in found if sku.resource_type == "virtualMachines"
-        }
+        skus = {sku.name.lower(): sku for sku in found if sku.resource_type == "virtualMachines"}
         return tuple(
             size
             for each in listed
@@ -143,7 +137,7 @@ def _refusal(error: HttpResponseError) -> BackendUnavailable:
     return refusal_of(text, code, status)
 
 
-def size_of(supported: Any, sku: Any, region: str) -> VmSize | None:
+def size_of(supported: Any, sku: ResourceSku | None, region: str) -> VmSize | None:
     """A size from a SupportedSku and a ResourceSku (None: not known); None for one that cannot be
     used: of another architecture than the runner's image, confidential (no container host),
     supported by Batch no more, or not open to this subscription."""
@@ -188,27 +182,26 @@ def _number(told: Mapping[str, str], name: str) -> float:
         return 0
 
 
-def _is_open(sku: Any, region: str) -> bool:
+def _is_open(sku: ResourceSku, region: str) -> bool:
     """Whether a subscription may have a size in a region: restrictions of zones do not close it."""
     for each in sku.restrictions or ():
-        kind = str(getattr(each.type, "value", each.type)).lower()
-        places = {str(value).lower() for value in each.values_property or ()}
-        if kind == "location" and region.lower() in places:
+        places = {value.lower() for value in each.values or ()}
+        if each.type.lower() == "location" and region.lower() in places:
             return False
     return True
 
 
-def _zones(sku: Any, region: str) -> tuple[str, ...]:
+def _zones(sku: ResourceSku, region: str) -> tuple[str, ...]:
     closed = {
-        str(zone)
+        zone
         for each in sku.restrictions or ()
-        if str(getattr(each.type, "value", each.type)).lower() == "zone"
+        if each.type.lower() == "zone"
         for zone in (each.restriction_info.zones or () if each.restriction_info else ())
     }
     zones = {
-        str(zone)
+        zone
         for each in sku.location_info or ()
-        if str(each.location).lower() == region.lower()
+        if each.location.lower() == region.lower()
         for zone in each.zones or ()
     }
     return tuple(sorted(zones - closed))

@@ -17,12 +17,13 @@ from tesazure.backends.azure_batch.bill import facts_of
 from tesazure.backends.azure_batch.catalog import Catalog
 from tesazure.backends.azure_batch.config import BatchConfig
 from tesazure.backends.azure_batch.files import AttemptFiles
+from tesazure.backends.azure_batch.gauges import gauges
 from tesazure.backends.azure_batch.known import Known
 from tesazure.backends.azure_batch.names import scope_of
 from tesazure.backends.azure_batch.pools import Pools
 from tesazure.backends.azure_batch.shapes import Placement, place
 from tesazure.backends.azure_batch.watch import Pace, Watch
-from tesazure.backends.base import Capabilities, Capacity, Check, LogChunk, Stream
+from tesazure.backends.base import Capabilities, Capacity, Check, Gauge, LogChunk, Stream
 from tesazure.errors import BackendError, BackendUnavailable
 from tesazure.lifecycle import Handle, Observation, Phase
 from tesazure.plan import Plan
@@ -135,6 +136,10 @@ class AzureBatchBackend:
         self._check_due = time.monotonic() + CHECK_S
         return checks
 
+    def gauges(self) -> Sequence[Gauge]:
+        """Quotas, and what stands in the way of more nodes."""
+        return list(gauges(self._catalog.sizes, self._pools.looks()))
+
     def admit(self, plan: Plan) -> None:
         """Raises Unplaceable for a plan that no size of VM fits which may be used."""
         self._place(plan)
@@ -177,7 +182,8 @@ class AzureBatchBackend:
         for key, handle in handles.items():
             job = handle.get("job")
             if not isinstance(job, str):
-                log.warning("attempt=%s cannot be looked at: its handle names no job", key)
+                text = "an attempt cannot be looked at: its handle names no job"
+                log.warning(text, extra={"attempt": key})
             elif job:
                 attempts[key] = job
             else:

@@ -16,7 +16,6 @@ _PACKAGES = (
     "azure.batch",
     "azure.identity",
     "azure.mgmt.batch",
-    "azure.mgmt.compute",
     "azure.storage.blob",
 )
 

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 10.0
 """Seconds between looks at a pool at least."""
+RECENT_S = 60.0
+"""How old a look may be that is told to operators."""
 BETWEEN_FORMULAS_S = 35.0
 """Batch takes a new formula every 30 seconds at most ("Pool - Enable Auto Scale")."""
 TOO_SOON = ("TooManyEnableAutoScaleRequests", "AutoScaleTooManyRequestsToEnable")
@@ -120,6 +122,11 @@ class Pools:
             await self._adopt()
         except BackendUnavailable as error:
             log.warning("pools on Azure Batch cannot be listed now: %s", error)
+
+    def looks(self) -> list[Look]:
+        """At pools that are watched, since attempts wait for them."""
+        recent = time.monotonic() - RECENT_S
+        return [p.look for p in self._pools.values() if p.look and p.looked > recent]
 
     async def ensure(self, shape: Shape, again: bool = False) -> str:
         """The job for attempts of a shape; it and its pool are there. `again`: somebody deleted

@@ -386,7 +386,7 @@ class Watch:
         else:
             spoilt = fold(known, data)
         for line in spoilt:
-            log.warning("attempt=%s a line of its report cannot be understood: %s", key, line)
+            log.warning("a report's line cannot be understood: %s", line, extra={"attempt": key})
 
     async def _look_at_pools(self, live: Mapping[str, Known], look: _Look) -> None:
         waiting: dict[str, int] = {}

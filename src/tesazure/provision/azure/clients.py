@@ -22,7 +22,7 @@ from tesazure.trust import authorities
 
 if TYPE_CHECKING:
     from azure.core.polling import LROPoller
-    from azure.mgmt.authorization import AuthorizationManagementClient
+    from azure.mgmt.authorization.v2022_04_01 import AuthorizationManagementClient
     from azure.mgmt.batch import BatchManagementClient
     from azure.mgmt.containerregistry import ContainerRegistryManagementClient
     from azure.mgmt.resource.resources import ResourceManagementClient
@@ -127,7 +127,7 @@ class Clients:
     @functools.cached_property
     def roles(self) -> AuthorizationManagementClient:
         """Role assignments."""
-        from azure.mgmt.authorization import AuthorizationManagementClient
+        from azure.mgmt.authorization.v2022_04_01 import AuthorizationManagementClient
 
         # Its other versions are of classic administrators and reviews.
         return self._open(AuthorizationManagementClient, api_version="2022-04-01")

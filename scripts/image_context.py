@@ -1,17 +1,16 @@
-"""Make the build context of deploy/images/runner: everything that its Dockerfile needs.
+"""Make a build context for an image where its build can reach no package index.
 
-    python -m scripts.runner_image DIRECTORY [--python 3.12]
-    docker build -t tesazure-runner DIRECTORY
+    python -m scripts.image_context api|runner DIRECTORY [--python 3.12]
+    docker build -f DIRECTORY/deploy/images/api/Dockerfile --build-arg PIP_NO_INDEX=1 DIRECTORY
 
-The wheels are those of requirements/image.txt, fetched by pip, which checks their hashes, and that
-of this checkout. --python is the version in the base image; without it, that of the running Python.
-Needs what `make setup` or `make base` installs.
+It is what the build needs of a checkout, and the wheels of requirements/*.txt, fetched by pip,
+which checks their hashes. --python is the version in the base image; without it, that of the
+running Python. Needs what `make setup` or `make base` installs.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import platform
 import shutil
 import subprocess
@@ -19,41 +18,37 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-IMAGE = ROOT / "deploy/images/runner"
-LOCK = ROOT / "requirements/image.txt"
+PARTS = (
+    *(".dockerignore", "LICENSE", "README.md", "pyproject.toml"),
+    *("deploy/images", "requirements/build.txt", "src"),
+)
 _NEWEST_GLIBC = 28
 """Wheels for glibc 2.28 and older run on Debian 10, Ubuntu 20.04 and all that is newer."""
 
 
-def make_context(directory: Path, python: str = "") -> None:
+def make_context(image: str, directory: Path, python: str = "") -> None:
     """Fill a directory, made if need be; wheels that are there already are not fetched again."""
+    lock = f"requirements/{image}.txt"
+    for part in (*PARTS, lock):
+        source, target = ROOT / part, directory / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, target)
     wheels = directory / "wheels"
-    wheels.mkdir(parents=True, exist_ok=True)
-    fetch: list[str | Path] = [
-        "download",
-        "--require-hashes",
-        "--no-deps",
-        "--only-binary=:all:",
-        "-r",
-        LOCK,
-    ]
-    fetch += ["--dest", wheels, "--find-links", wheels, *target(python)]
-    try:
-        pip(*fetch, "--no-index", said=subprocess.DEVNULL)
-    except subprocess.CalledProcessError:  # not all of them are there
-        pip(*fetch)
-    for old in wheels.glob("tesazure-*.whl"):
-        old.unlink()
-    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, ROOT)
-    [ours] = wheels.glob("tesazure-*.whl")
-    version = ours.name.split("-")[1]
-    digest = hashlib.sha256(ours.read_bytes()).hexdigest()
-    requirements = f"{LOCK.read_text()}tesazure=={version} --hash=sha256:{digest}\n"
-    (directory / "requirements.txt").write_text(requirements)
-    shutil.copy(IMAGE / "Dockerfile", directory)
+    for name in (lock, "requirements/build.txt"):
+        fetch: list[str | Path] = ["download", "--require-hashes", "--no-deps", "-r", ROOT / name]
+        fetch += ["--only-binary=:all:", "--dest", wheels, "--find-links", wheels]
+        fetch += target_of(python)
+        try:
+            pip(*fetch, "--no-index", said=subprocess.DEVNULL)
+        except subprocess.CalledProcessError:  # not all of them are there
+            pip(*fetch)
 
 
-def target(python: str) -> list[str]:
+def target_of(python: str) -> list[str]:
     """pip's options for another version of Python than the running one."""
     if python in ("", platform.python_version().rpartition(".")[0]):
         return []
@@ -74,11 +69,12 @@ def pip(*arguments: str | Path, said: int | None = None) -> None:
 def main() -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("image", choices=["api", "runner"])
     parser.add_argument("directory", type=Path, help="where the context goes")
     parser.add_argument("--python", default="", help="version in the base image, such as 3.12")
     arguments = parser.parse_args()
     try:
-        make_context(arguments.directory, arguments.python)
+        make_context(arguments.image, arguments.directory, arguments.python)
     except subprocess.CalledProcessError as error:
         sys.exit(f"pip failed with exit code {error.returncode}")
 
