@@ -49,13 +49,13 @@ def make_context(image: str, directory: Path, python: str = "") -> None:
 
 
 def target_of(python: str) -> list[str]:
-    """pip's options for another version of Python than the running one."""
-    if python in ("", platform.python_version().rpartition(".")[0]):
-        return []
-    machine = platform.machine()
+    """pip's options for what runs in the base image, which is no matter of this machine's system: a
+    newer one would take wheels that the image cannot load."""
+    version = python or f"{sys.version_info.major}.{sys.version_info.minor}"
+    machine = platform.machine().replace("arm64", "aarch64")
     names = [f"manylinux_2_{minor}" for minor in range(_NEWEST_GLIBC, 4, -1)]
     names += ["manylinux2014", "manylinux2010", "manylinux1"]
-    options = ["--python-version", python, "--implementation", "cp"]
+    options = ["--python-version", version, "--implementation", "cp"]
     return [*options, *(f"--platform={name}_{machine}" for name in names)]
 
 

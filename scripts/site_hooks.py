@@ -22,8 +22,22 @@ FRONT = "index.md"
 
 LINK = re.compile(r"\[([^\]]+)\]\(([^)#:]+)(#[^)]*)?\)")
 """A link to a file: its text, its path, and the anchor if it has one."""
-DIAGRAM = re.compile(r"^```mermaid\nstateDiagram-v2\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
-ARROW = re.compile(r"^ +(\S+) --> (\S+)$", re.MULTILINE)
+DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
+# What of Mermaid's language the pages use: states or boxes, arrows, and boxes around others.
+DIRECTIONS = {"stateDiagram-v2": "TB", "flowchart TB": "TB", "flowchart LR": "LR"}
+_NODE = r"(\[\*\]|\w+)(?:\[([^\]\"]+)\])?"
+NODE = re.compile(_NODE)
+ARROW = re.compile(rf"{_NODE} -->(?:\|([^|\"]+)\|)? {_NODE}")
+GROUP = re.compile(rf"subgraph {_NODE}")
+STYLE = """compound = true; bgcolor = transparent; ranksep = 0.35
+    graph [fontname = "sans-serif", fontsize = 11, style = "rounded,dashed"]
+    node [shape = box, style = rounded, fontname = "sans-serif", fontsize = 11, height = 0.3]
+    edge [arrowsize = 0.6, fontname = "sans-serif", fontsize = 10]
+"""
+ENDS = {
+    "*start": 'shape = circle, label = "", width = 0.15, height = 0.15',
+    "*end": 'shape = doublecircle, label = "", width = 0.15, height = 0.15',
+}
 
 
 def on_files(files: Any, config: Any, **_: object) -> Any:
@@ -49,29 +63,63 @@ def on_page_markdown(markdown: str, page: Any, **_: object) -> str:
     return LINK.sub(leading, DIAGRAM.sub(lambda found: drawn(found[1]), markdown))
 
 
-def drawn(arrows: str) -> str:
-    """The lines of a diagram of states as a picture, which takes the colours of the text around it.
+def drawn(diagram: str) -> str:
+    """A diagram in Mermaid's language as a picture, which takes the colours of the text around it.
 
-    Raises PluginError if there is no Graphviz.
+    Raises PluginError if there is no Graphviz, and for a line that this does not know.
     """
-    edges = [
-        f'"{"start" if old == "[*]" else old}" -> "{"end" if new == "[*]" else new}"'
-        for old, new in ARROW.findall(arrows)
-    ]
-    graph = f"""digraph states {{
-        rankdir = TB; bgcolor = transparent; ranksep = 0.35
-        node [shape = box, style = rounded, fontname = "sans-serif", fontsize = 11, height = 0.3]
-        edge [arrowsize = 0.6]
-        start, end [shape = circle, label = "", width = 0.15, height = 0.15]
-        end [shape = doublecircle]
-        {"; ".join(edges)}
-    }}"""
     try:
         done = subprocess.run(
-            ["dot", "-Tsvg"], input=graph, capture_output=True, text=True, check=True, timeout=60
+            ["dot", "-Tsvg"],
+            input=graph(diagram),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
         )
     except FileNotFoundError:
         raise PluginError("dot is not there to draw the diagrams: apt install graphviz") from None
-    picture = done.stdout[done.stdout.index("<svg") :].replace("black", "currentColor")
+    picture = done.stdout[done.stdout.index("<svg") :].replace('"black"', '"currentColor"')
     picture = re.sub(r"<!--.*?-->\n|<title>.*?</title>\n", "", picture)
     return picture.replace("<svg", '<svg fill="currentColor" style="max-width: 100%"', 1) + "\n"
+
+
+def graph(diagram: str) -> str:
+    """It in Graphviz's language."""
+    kind, *lines = diagram.splitlines()
+    if kind not in DIRECTIONS:
+        raise PluginError(f"scripts/site_hooks.py cannot draw such a diagram: {kind}")
+    groups = set(re.findall(r"^ *subgraph (\w+)", diagram, re.MULTILINE))
+    first: dict[str, str] = {}  # in each group; an arrow to a group ends at its border, before that
+    around: list[str] = []
+    written, arrows = [f"digraph {{ rankdir = {DIRECTIONS[kind]}; {STYLE}"], []
+
+    def named(node: str, label: str | None, end: str) -> str:
+        node = end if node == "[*]" else node
+        if node not in groups:
+            look = ENDS.get(node) or (f'label = "{label}"' if label else "")
+            written.append(f'"{node}" [{look}]')
+            for group in around:
+                first.setdefault(group, node)
+        return node
+
+    for line in map(str.strip, lines):
+        if found := GROUP.fullmatch(line):
+            around.append(found[1])
+            written.append(f'subgraph "cluster_{found[1]}" {{ label = "{found[2] or found[1]}"')
+        elif line == "end":
+            around.pop()
+            written.append("}")
+        elif found := ARROW.fullmatch(line):
+            old, new = named(found[1], found[2], "*start"), named(found[4], found[5], "*end")
+            arrows.append((old, new, found[3] or ""))
+        elif found := NODE.fullmatch(line):
+            named(found[1], found[2], "*start")
+        elif line:
+            raise PluginError(f"scripts/site_hooks.py cannot draw this line of a diagram: {line}")
+    # Last, as Graphviz has a node in the group that first speaks of it.
+    for old, new, label in arrows:
+        tail, head = first.get(old, old), first.get(new, new)
+        look = f'label = "{label}", ltail = "cluster_{old}", lhead = "cluster_{new}"'
+        written.append(f'"{tail}" -> "{head}" [{look}]')
+    return "\n".join([*written, "}"])

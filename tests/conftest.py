@@ -33,6 +33,14 @@ def refuse(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def need_sandbox() -> None:
+    """End a test that needs the sandbox engine where there is none."""
+    try:
+        base.require_program("bwrap", "bubblewrap")
+    except base.Unavailable as error:
+        refuse(str(error))
+
+
 def shared(kind: type[session.Shared]) -> session.Shared:
     """The run's instance of a service; a service that is there but broken is an error anywhere."""
     try:

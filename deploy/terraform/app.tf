@@ -1,5 +1,6 @@
 locals {
   internal_app = var.deploy_app && !var.public_endpoint ? 1 : 0
+  own_tokens   = lower(lookup(var.app_settings, "API_TOKENS", "")) == "true"
 
   # The server's settings, named as in docs/settings.md. Its secrets are in the Key Vault.
   settings = merge(
@@ -26,11 +27,11 @@ locals {
       BATCH_PUBLIC_ADDRESSES = "false"
     } : {},
     var.aad_audience != "" ? {
-      AAD_VERIFY               = "true"
-      AAD_AUDIENCE             = var.aad_audience
-      AAD_TENANT_ID            = coalesce(var.aad_tenant_id, data.azurerm_client_config.current.tenant_id)
-      TASK_ACCESS_RESTRICTIONS = var.task_access_restrictions
+      AAD_VERIFY    = "true"
+      AAD_AUDIENCE  = var.aad_audience
+      AAD_TENANT_ID = coalesce(var.aad_tenant_id, data.azurerm_client_config.current.tenant_id)
     } : {},
+    var.aad_audience != "" || local.own_tokens ? { TASK_ACCESS_RESTRICTIONS = var.task_access_restrictions } : {},
     var.app_settings,
   )
 }
@@ -63,8 +64,11 @@ resource "azurerm_container_app" "api" {
   resource_group_name          = local.group
   container_app_environment_id = azurerm_container_app_environment.this[0].id
   workload_profile_name        = "Consumption"
-  revision_mode                = "Single"
   tags                         = var.tags
+
+  # The old revision answers until the new one does. If that has changed the database's schema, the old
+  # one writes nothing from then on (docs/terraform.md, Upgrade and rollback).
+  revision_mode = "Single"
 
   identity {
     type         = "UserAssigned"
@@ -138,11 +142,13 @@ resource "azurerm_container_app" "api" {
 
       # All ask whether the process answers, also the readiness probe: were it /readyz, a Batch account
       # that is away would hide the tasks' states, and /readyz itself, which says what is missing.
+      # The first one waits longest, as a start may have to change the database's schema.
       startup_probe {
         transport               = "HTTP"
         port                    = 8000
         path                    = "/healthz"
-        interval_seconds        = 10
+        initial_delay           = 10
+        interval_seconds        = 30
         timeout                 = 5
         failure_count_threshold = 10
       }

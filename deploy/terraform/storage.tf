@@ -18,6 +18,7 @@ resource "azurerm_storage_account" "this" {
   local_user_enabled              = false
   default_to_oauth_authentication = true
   shared_access_key_enabled       = var.shared_global_gb > 0
+  large_file_share_enabled        = var.shared_global_gb > 5120 ? true : null # for good
   public_network_access_enabled   = !var.private_network
   tags                            = var.tags
 

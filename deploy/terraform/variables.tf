@@ -121,8 +121,8 @@ variable "aad_audience" {
   type        = string
   default     = ""
   validation {
-    condition     = var.aad_audience != "" || var.allow_anonymous
-    error_message = "aad_audience is missing: without sign-in everybody who reaches the server can run programs at your cost. Set it, or allow_anonymous."
+    condition     = var.aad_audience != "" || local.own_tokens || var.allow_anonymous
+    error_message = "aad_audience is missing: without sign-in everybody who reaches the server can run programs at your cost. Set it, or API_TOKENS = \"true\" in app_settings, or allow_anonymous."
   }
 }
 
@@ -237,8 +237,25 @@ variable "app_settings" {
     error_message = "app_settings must be named as in docs/settings.md, without APP_."
   }
   validation {
-    condition     = alltrue([for name in keys(var.app_settings) : !can(regex("(KEY|SECRET|PASSWORD|TOKEN|TOKENS|DATABASE_URL)$", name))])
+    condition = length(setintersection(keys(var.app_settings), [
+      "APPINSIGHTS_INSTRUMENTATIONKEY",
+      "APPLICATIONINSIGHTS_CONNECTION_STRING",
+      "AZURE_SECRET",
+      "BATCH_ACCOUNT_KEY",
+      "DRS_TOKENS",
+      "OTLP_HEADERS",
+      "PRIVATE_DOCKER_REGISTRY_PASSWORD",
+      "PROVISION_TOKEN",
+      "S3_SECRET_ACCESS_KEY",
+      "S3_SESSION_TOKEN",
+      "SECRETS_KEY",
+      "STORAGE_ACCOUNT_KEY",
+    ])) == 0
     error_message = "app_settings must hold no secrets: they would be readable in the state and in the portal. Put them into the Key Vault as TESAZURE-…"
+  }
+  validation {
+    condition     = can(regex("^postgres(ql)?://[^:/@?]+@[^@?]+$", lookup(var.app_settings, "DATABASE_URL", "postgresql://role@host/name")))
+    error_message = "app_settings may have a DATABASE_URL such as postgresql://role@host/name, with no password and no ?: DATABASE_AUTH is entra."
   }
 }
 

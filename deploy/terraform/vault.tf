@@ -20,11 +20,16 @@ resource "azurerm_key_vault" "this" {
   }
 }
 
-# Who deploys writes the secrets below, and the one of next_steps.
+# Who deploys first writes the secrets below, and the one of next_steps. Others who deploy get the role
+# from an owner: it must not pass to and fro between them.
 resource "azurerm_role_assignment" "deployer_writes_secrets" {
   role_definition_name = "Key Vault Secrets Officer"
   scope                = azurerm_key_vault.this.id
   principal_id         = data.azurerm_client_config.current.object_id
+
+  lifecycle {
+    ignore_changes = [principal_id]
+  }
 }
 
 # The key that seals what is secret in submitted URLs: 32 bytes in base64, of two random UUIDs. A

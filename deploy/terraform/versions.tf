@@ -29,5 +29,11 @@ provider "azurerm" {
     "Microsoft.Storage",
   ]
 
-  features {}
+  features {
+    storage {
+      # azurerm would ask the new account's own address whether it is there: one that may be closed
+      # to who deploys, and asks for a role that nobody has yet.
+      data_plane_available = false
+    }
+  }
 }

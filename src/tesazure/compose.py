@@ -68,7 +68,7 @@ from tesazure.stations.switching import Stations
 from tesazure.storage.configured import Account, accounts_of
 from tesazure.store.base import Store
 from tesazure.store.belonging import belong
-from tesazure.store.entra import database_sign_in_of
+from tesazure.store.entra import EntraSignIn, database_sign_in_of
 from tesazure.store.examine import examine, kept_settings
 from tesazure.store.records import KeptSetting
 from tesazure.store.sql_store import open_store
@@ -208,10 +208,13 @@ class _Live:
     gate: Gate
     budgets: Budgets
     access_log: AccessLog
+    database_sign_in: EntraSignIn | None
 
     async def apply(self, settings: Settings) -> None:
         """See settings.reloading.Apply."""
         async with self.stations.changing(settings):
+            if self.database_sign_in is not None:
+                await asyncio.to_thread(self.database_sign_in.use, settings)
             await self.gate.use(sign_in_of(settings))
         self.stations.keep(settings)
         self.budgets.use(settings.budgets, settings.budget_action)
@@ -267,7 +270,7 @@ async def _assembled(effective: Effective, again: Again, home: Home) -> AsyncIte
         gate = Gate(sign_in_of(settings), tokens)
         await stack.enter_async_context(gate.standing())
         access_log = AccessLog(lines, _logs_requests(settings))
-        live = _Live(stations, gate, budgets, access_log)
+        live = _Live(stations, gate, budgets, access_log, sign_in)
         reloader = Reloader(effective, load, live.apply, shared.changed)
 
         def ground_of(request: Request, run_id: str) -> Ground:

@@ -19,10 +19,12 @@ _about: ContextVar[Mapping[str, str | bytes | None]] = ContextVar("about")
 _CLOUDS = ("azure", "botocore", "google", "msal", "paramiko", "urllib3")
 
 
-def about(**ids: str | bytes | None) -> None:
+def about(**ids: str | bytes | None) -> dict[str, str | bytes | None]:
     """Until the present asyncio task ends, lines are about these: `request_id`, `task`, `attempt`.
-    Cheap: called for every request."""
+    So are those of what it begins; clear what this returns if that may outlive it. Cheap: called
+    for every request."""
     _about.set(ids)
+    return ids
 
 
 def configure(level: str) -> None:

@@ -28,6 +28,7 @@ START_S = 30.0
 _TIMEOUTS_S = {"connection_timeout": 5, "read_timeout": 10}
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
 _ROLE = "give it the role Key Vault Secrets User, or list and get in the vault's access policy"
+_NOT_THERE = f"{PREFIX}NO-SUCH-SETTING"
 _WRITERS_ROLE = (
     "give it the role Key Vault Secrets Officer, or list, get and set in the vault's access policy"
 )
@@ -114,6 +115,16 @@ class KeyVault:
                     told = True
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def demand_writable(self) -> None:
+        """Changes nothing: what is asked for is a change of a secret that is not there, and who may
+        not change any is told that instead. Errors as of `read`."""
+        self._role = _WRITERS_ROLE
+        with self._explained():
+            from azure.core import exceptions
+
+            with contextlib.suppress(exceptions.ResourceNotFoundError):
+                self._connected().update_secret_properties(_NOT_THERE, "0" * 32, enabled=False)
 
     def write(self, values: Mapping[str, str], mark: Mapping[str, str]) -> None:
         """Have the vault hold these settings, by name, and no others of those that were written

@@ -6,6 +6,7 @@ null in a request reads as absent. Only `tags` keeps nulls, as Cromwell sends th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
@@ -101,7 +102,7 @@ class Resources(Document):
     disk_gb: int | float | None = None
     preemptible: bool | None = None
     zones: list[str] | None = None
-    backend_parameters: dict[str, str] | None = None
+    backend_parameters: Mapping[str, str | None] | None = None
     backend_parameters_strict: bool | None = None
 
 

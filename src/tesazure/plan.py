@@ -186,7 +186,7 @@ def make_plan(
         shared=shared_directories(paths),
         limits=limits(task, defaults),
         max_runtime_s=runtime_limit(task, defaults) if max_runtime_s is None else max_runtime_s,
-        backend_parameters=parameters,
+        backend_parameters={k: v for k, v in parameters.items() if v is not None},
         preemptible=resources.preemptible if resources else None,
         zones=list((resources and resources.zones) or []),
         notes=notes,

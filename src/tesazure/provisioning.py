@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tesazure.errors import FieldError, InvalidInput, TesazureError
+from tesazure.errors import Conflict, FieldError, InvalidInput, TesazureError
 from tesazure.validate import shape
 
 StepState = Literal["waiting", "running", "done", "failed", "skipped"]
@@ -255,6 +255,28 @@ def named(request: Request, run_id: str) -> Request:
         storage_sku=request.storage_sku or DEFAULT_SKU,
         batch_account_name=request.batch_account_name or unique,
     )
+
+
+def demand_no_rival(run_id: str, request: Request, runs: Iterable[Run]) -> None:
+    """Raises Conflict, which names it, when another run that has not ended has one of the same
+    things under its hands: neither could tell then which of them made it. `request`: with all
+    names."""
+    for run in runs:
+        if run.id != run_id and run.state in UNENDED and _things(run.request) & _things(request):
+            raise Conflict(f"{under_way(run)}; its request differs from this one")
+
+
+def under_way(run: Run) -> str:
+    """Why something else has to wait for a run."""
+    what = "is being removed" if run.state == "DELETING" else "is under way"
+    return f"run {run.id} {what}; wait until it has ended"
+
+
+def _things(request: Request) -> set[tuple[str, str, str]]:
+    """What a run makes or removes under names of the request, as Azure compares them."""
+    kinds = ("resource_group", "storage_account_name", "batch_account_name", "registry")
+    named = ((kind, getattr(request, kind).lower()) for kind in kinds)
+    return {(request.subscription_id, kind, name) for kind, name in named if name}
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -82,6 +82,7 @@ class Settling:
                 vault = self._vault(request)
                 try:
                     await in_thread(vault.read)
+                    await in_thread(vault.demand_writable)
                 except ConfigurationError as error:
                     return [FieldError("key_vault", text) for text in error.problems]
                 values["keyvault_url"] = vault.config.url

@@ -7,6 +7,7 @@ its own work directory also after a failure.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from tests.clients.conftest import Server, serving
+from tests.clients.documented import snippet
 from tests.service.server import OLD, create, ended, get
 
 WRAPPER = """\
@@ -71,10 +73,26 @@ def nextflow_task(work: Path, script: str, reads: Path, outputs: dict[str, str])
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[httpx.Client]:
-    """An HTTP client of the server."""
-    with httpx.Client(base_url=server.url, timeout=30, trust_env=False) as opened:
+def configuration(server: Server) -> dict[str, str]:
+    """What the configuration in docs/clients.md says, for this server."""
+    here = {"http://127.0.0.1:8000": server.url, "/srv/work": f"{server.allowed}/work"}
+    said = dict(re.findall(r"(\S+) = '(.+)'", snippet("Nextflow", "tes.endpoint", here)))
+    assert said["process.executor"] == "tes"
+    return said
+
+
+@pytest.fixture
+def client(configuration: dict[str, str]) -> Iterator[httpx.Client]:
+    """An HTTP client of the configured endpoint, to which the plugin appends /v1/tasks."""
+    endpoint = configuration["tes.endpoint"]
+    with httpx.Client(base_url=endpoint, timeout=30, trust_env=False) as opened:
         yield opened
+
+
+@pytest.fixture
+def directory(configuration: dict[str, str]) -> Path:
+    """The configured work directory."""
+    return Path(configuration["workDir"])
 
 
 @pytest.fixture
@@ -86,9 +104,9 @@ def reads(server: Server) -> Path:
 
 
 def test_a_process_finds_its_outputs_in_its_work_directory(
-    server: Server, client: httpx.Client, reads: Path
+    directory: Path, client: httpx.Client, reads: Path
 ) -> None:
-    work = server.allowed / "work" / "ab" / "cdef01"
+    work = directory / "ab" / "cdef01"
     script = (
         "grep -c '>' *.fa; echo one > x.count; echo two > y.count\n"
         "mkdir -p d1 d2/deep; echo 1 > d1/f; echo 2 > d2/deep/g"
@@ -104,9 +122,9 @@ def test_a_process_finds_its_outputs_in_its_work_directory(
 
 
 def test_a_failed_process_leaves_its_exit_status_and_messages(
-    server: Server, client: httpx.Client, reads: Path
+    directory: Path, client: httpx.Client, reads: Path
 ) -> None:
-    work = server.allowed / "work" / "00" / "failed"
+    work = directory / "00" / "failed"
     script = "echo half > x.count; echo no such reference >&2; exit 7"
     wanted = {"*.count": "FILE", "report.html": "FILE"}
     task_id = create(client, nextflow_task(work, script, reads, wanted), OLD)
@@ -119,10 +137,10 @@ def test_a_failed_process_leaves_its_exit_status_and_messages(
 
 
 def test_a_process_may_leave_out_what_its_pipeline_calls_optional(
-    server: Server, client: httpx.Client, reads: Path
+    directory: Path, client: httpx.Client, reads: Path
 ) -> None:
     """Nextflow names optional outputs like all others, and looks for each itself."""
-    work = server.allowed / "work" / "11" / "optional"
+    work = directory / "11" / "optional"
     wanted = {"*.count": "FILE", "report.html": "FILE"}
     task_id = create(client, nextflow_task(work, "echo 1 > x.count", reads, wanted), OLD)
     assert ended(client, task_id)["state"] == "COMPLETE"

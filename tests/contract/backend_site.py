@@ -14,7 +14,7 @@ from tesazure.backends.azure_batch.backend import AzureBatchBackend
 from tesazure.backends.base import Backend
 from tesazure.backends.local import LocalBackend, LocalConfig
 from tesazure.lifecycle import Handle, Observation, Phase
-from tesazure.model import Executor, Resources, Task
+from tesazure.model import Executor, Resources, State, Task
 from tesazure.plan import Defaults, Plan, make_plan
 from tesazure.telemetry.attempts import TracedBackend
 from tesazure.telemetry.spans import Span
@@ -186,6 +186,13 @@ async def ended(backend: Backend, handle: Handle) -> Observation:
             return seen
         assert time.monotonic() < deadline, f"still {seen.phase}: {seen.report}"
         await backend.changed(1)
+
+
+async def complete(backend: Backend, handle: Handle) -> None:
+    """Wait for its end, which is a good one."""
+    seen = await ended(backend, handle)
+    assert seen.report.ended is not None, seen
+    assert seen.report.ended.state is State.COMPLETE, seen
 
 
 def runs(token: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the suite of the Backend Protocol shares."""
+"""What the suites of the Store and of the Backend Protocol share."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tesazure.backends.base import Backend
-from tests.conftest import refuse, shared
+from tesazure.store.sql_store import SqlStore
+from tests.conftest import need_sandbox, shared
 from tests.contract.backend_site import BatchSite, LocalSite, Site, TracedSite
-from tests.services import base
+from tests.contract.store_tasks import Place
 from tests.services.azurite import Azurite
 from tests.services.batch_lab import BatchLab, batch_lab
 
@@ -22,6 +23,23 @@ ENGINES = [
     pytest.param("sandbox", marks=IN_SANDBOXES),
     pytest.param("docker", marks=[pytest.mark.docker, ONE_BY_ONE]),
 ]
+
+
+DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture(params=DATABASES)
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+    """Each database."""
+    url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    found = Place(url, tmp_path / "tesazure.db")
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+async def store(place: Place) -> SqlStore:
+    return await place.open()
 
 
 @pytest.fixture(
@@ -63,11 +81,3 @@ def local_site(request: pytest.FixtureRequest, directory: Path) -> LocalSite:
     else:
         need_sandbox()
     return LocalSite(directory, request.param, host, image or "unused")
-
-
-def need_sandbox() -> None:
-    """Ends a test that needs the sandbox engine where there is none."""
-    try:
-        base.require_program("bwrap", "bubblewrap")
-    except base.Unavailable as error:
-        refuse(str(error))

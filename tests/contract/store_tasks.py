@@ -77,6 +77,15 @@ class Place:
         self._opened.append(store)
         return store
 
+    def execute(self, statement: str) -> None:
+        """Have one statement done, past all stores."""
+        database = Database(self.url or str(self.file))
+        link = database.open_writer()
+        database.begin(link, wait=True)
+        link.driver.execute(statement)
+        link.driver.commit()
+        link.close()
+
     async def close(self) -> None:
         """Close all that were opened."""
         for store in self._opened:

@@ -15,10 +15,9 @@ from tesazure.backends import local
 from tesazure.backends.local import LocalBackend
 from tesazure.errors import ConfigurationError, Unplaceable
 from tesazure.lifecycle import Handle, Phase
-from tesazure.model import State
 from tesazure.report import Said, encode
 from tesazure.runner.config import NodeConfig
-from tests.contract.backend_site import LocalSite, ended, look, sleeper, until
+from tests.contract.backend_site import LocalSite, complete, ended, look, sleeper, until
 from tests.contract.conftest import ENGINES, local_site
 
 
@@ -126,9 +125,7 @@ async def test_a_dead_spawner_is_replaced(backend: LocalBackend, site: LocalSite
     os.kill(pid, signal.SIGKILL)
     await until(lambda: backend._spawner.pid is None)
     handle = await site.submit(backend, "true", "k")
-    seen = await ended(backend, handle)
-    assert seen.report.ended is not None
-    assert seen.report.ended.state is State.COMPLETE
+    await complete(backend, handle)
     assert (await look(backend, stays)).phase in (Phase.RUNNING, Phase.PENDING)
 
 

@@ -14,8 +14,9 @@ from tesazure.plan import Plan
 from tesazure.telemetry.attempts import TracedBackend
 from tesazure.telemetry.spans import Span
 from tesazure.trace import Context, of_task, parse
+from tests.conftest import need_sandbox
 from tests.contract.backend_site import BatchSite, TracedSite, ended, look, sleeper, until
-from tests.contract.conftest import IN_SANDBOXES, need_sandbox
+from tests.contract.conftest import IN_SANDBOXES
 from tests.services.batch_lab import BatchLab
 
 pytestmark = IN_SANDBOXES
@@ -90,6 +91,20 @@ async def test_one_that_is_ended_from_here_is_told_all_the_same(site: TracedSite
     await backend.release(handle)
     assert names(site.spans) == ["place", "attempt"]
     assert site.spans[1].error
+
+
+async def test_of_too_many_attempts_the_oldest_are_forgotten(site: TracedSite) -> None:
+    plain, spans = await super(TracedSite, site).server(), list[Span]()
+    backend = TracedBackend(plain, spans.append, 1, most=1)
+    first = await backend.submit(plan(site, "true"), KEY, Access())
+    second = await backend.submit(plan(site, sleeper("second")), f"{TASK}-643f1090", Access())
+    await until(lambda: bool(site.mark("second")))
+    spans.clear()
+    await backend.release(second)
+    assert names(spans) == ["attempt"]
+    await ended(backend, first)
+    assert names(spans) == ["attempt", *WHOLE[1:]]
+    await backend.release(first)
 
 
 async def test_what_is_not_wanted_is_not_told_but_goes_along(site: TracedSite) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,7 @@ from tesazure.callers import Visibility
 from tesazure.errors import StaleVersion, StoreUnavailable
 from tesazure.model import State, TaskLog
 from tesazure.store.records import Change, ListQuery, Queued, Reservation
+from tesazure.store.schema import HEAD
 from tesazure.store.sql_store import SqlStore
 from tests.contract.store_tasks import (
     ALL,
@@ -27,21 +28,6 @@ from tests.contract.store_tasks import (
     only,
     placed,
 )
-
-DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
-
-
-@pytest.fixture(params=DATABASES)
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
-    url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    found = Place(url, tmp_path / "tesazure.db")
-    yield found
-    await found.close()
-
-
-@pytest.fixture
-async def store(place: Place) -> SqlStore:
-    return await place.open()
 
 
 async def test_a_task_comes_back_as_it_was_given(store: SqlStore) -> None:
@@ -470,3 +456,16 @@ async def test_signing_off_frees_at_once(store: SqlStore) -> None:
     await store.sign_off("server-1")
     assert await store.take_over("server-2", SCOPE) == 1
     assert [t.id for t in await store.watched("server-2")] == [task.id]
+
+
+async def test_only_the_version_whose_schema_it_is_writes(place: Place, store: SqlStore) -> None:
+    """As of an older server while a newer one takes over, which has changed the schema."""
+    (kept,) = await created(store)
+    place.execute("UPDATE alembic_version SET version_num = '9999'")
+    for write in (store.ping(), store.create(new_task()), store.create(new_task())):
+        with pytest.raises(StoreUnavailable, match=r"another version .* \(schema 9999; this"):
+            await write
+    assert await store.get(kept.id, ALL) is not None, "it still reads"
+    place.execute(f"UPDATE alembic_version SET version_num = '{HEAD}'")
+    await created(store)
+    assert (await store.count_by_state())[State.QUEUED] == 2

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from tesazure.store.records import ApiToken
 from tesazure.store.sql_store import SqlStore
 from tests.contract.store_tasks import Place
-from tests.contract.test_store import DATABASES
-
-
-@pytest.fixture(params=DATABASES)
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
-    url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    found = Place(url, tmp_path / "tesazure.db")
-    yield found
-    await found.close()
-
-
-@pytest.fixture
-async def store(place: Place) -> SqlStore:
-    return await place.open()
 
 
 def token(name: str, expires: float | None = None, created: float = 5.5) -> ApiToken:

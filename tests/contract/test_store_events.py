@@ -23,9 +23,6 @@ from tests.contract.store_tasks import (
     only,
     placed,
 )
-from tests.contract.test_store import place, store
-
-__all__ = ["place", "store"]
 
 
 async def test_events_tell_each_change_in_order(store: SqlStore) -> None:
@@ -141,11 +138,14 @@ async def test_what_a_scope_has_left(store: SqlStore) -> None:
     assert task.attempts[0].scope == SCOPE
     assert await store.holds(SCOPE)
     assert not await store.holds("node-2")
+    await placed(store, scope="node-3")
+    assert await store.live_attempts() == {SCOPE: 1, "node-3": 1}
     version = await advanced(store, task, State.INITIALIZING, State.RUNNING, State.COMPLETE)
     assert await store.holds(SCOPE, live=True)
     await store.apply(Change(task_id=task.id, version=version, released=True))
     assert await store.holds(SCOPE)
     assert not await store.holds(SCOPE, live=True)
+    assert await store.live_attempts() == {"node-3": 1}
     await store.mark_discarded([task.attempts[0].key])
     assert not await store.holds(SCOPE)
 

@@ -22,6 +22,7 @@ from tesazure.store.engine import Database, Link
 from tesazure.store.lists import Effort
 from tesazure.store.records import Change, ListQuery, NewTask, Page, TaskBrief
 from tesazure.store.sql_store import SqlStore, open_store
+from tests.contract.conftest import DATABASES
 from tests.contract.store_tasks import (
     ALL,
     created,
@@ -29,10 +30,7 @@ from tests.contract.store_tasks import (
     listed,
     new_task,
 )
-from tests.contract.test_store import DATABASES, place, store
 from tests.services.postgresql import PostgreSQL
-
-__all__ = ["place", "store"]
 
 LONG = "n" * 127
 NAMES = ["", "a", "ab", "aB", "a%", "a_", "a\\", "á", "퟿x", "x", "\U0010ffff"]

@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
 
-from tesazure.errors import StaleVersion
+from tesazure.errors import Conflict, StaleVersion
 from tesazure.provisioning import Request, Run, StepRecord
 from tesazure.store.sql_store import SqlStore
 from tests.contract.store_tasks import Place
-from tests.contract.test_store import DATABASES
-
-
-@pytest.fixture(params=DATABASES)
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
-    url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    found = Place(url, tmp_path / "tesazure.db")
-    yield found
-    await found.close()
-
-
-@pytest.fixture
-async def store(place: Place) -> SqlStore:
-    return await place.open()
 
 
 def run(name: str = "a", created: float = 1.5) -> Run:
@@ -68,6 +52,45 @@ async def test_of_many_who_begin_one_wins(place: Place) -> None:
     tries = [store.put_provision_run(run(), 0, 60) for store in stores for _ in range(5)]
     outcomes = await asyncio.gather(*tries, return_exceptions=True)
     assert [o for o in outcomes if not isinstance(o, StaleVersion)] == [1]
+
+
+def named(name: str, **names: str) -> Run:
+    request = Request(subscription_id="s", **names)  # type: ignore[arg-type]
+    return msgspec.structs.replace(run(name), request=request)
+
+
+@pytest.mark.parametrize(
+    "kind", ["resource_group", "storage_account_name", "batch_account_name", "registry"]
+)
+async def test_one_run_at_a_time_has_a_name(store: SqlStore, place: Place, kind: str) -> None:
+    """Whoever began it, and until it has ended, however long it is left alone."""
+    version = await store.put_provision_run(named("a", **{kind: "labA"}), 0, 0)
+    other = named("b", **{kind: "LABa"})
+    for each in (store, await place.open()):
+        with pytest.raises(Conflict, match="run a is under way"):
+            await each.put_provision_run(other, 0, 60)
+    assert await store.provision_run("b") is None
+    free = named("c", **dict.fromkeys(("storage_account_name", "registry"), "free"))
+    assert await store.put_provision_run(free, 0, 60) == 1
+    a = msgspec.structs.replace(named("a", **{kind: "labA"}), state="CREATED")
+    version = await store.put_provision_run(a, version, 0)
+    assert await store.put_provision_run(other, 0, 60) == 1
+    # Not even the one that had it before; what has ended may be written meanwhile.
+    with pytest.raises(Conflict, match="run b is under way"):
+        await store.put_provision_run(msgspec.structs.replace(a, state="DELETING"), version, 60)
+    assert await store.put_provision_run(a, version, 0) == version + 1
+    assert await store.put_provision_run(other, 1, 60) == 2
+
+
+async def test_of_many_who_begin_with_one_name_one_wins(place: Place) -> None:
+    stores = [await place.open() for _ in range(2)]
+    tries = [
+        store.put_provision_run(named(f"{index}{number}", batch_account_name="x"), 0, 60)
+        for index, store in enumerate(stores)
+        for number in range(5)
+    ]
+    outcomes = await asyncio.gather(*tries, return_exceptions=True)
+    assert [o for o in outcomes if not isinstance(o, Conflict)] == [1]
 
 
 async def test_a_lease_ends_by_itself(store: SqlStore) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -24,21 +22,7 @@ from tests.contract.store_tasks import (
     only,
 )
 
-DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 SEALED = b"\x00sealed\xff"
-
-
-@pytest.fixture(params=DATABASES)
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
-    url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    found = Place(url, tmp_path / "tesazure.db")
-    yield found
-    await found.close()
-
-
-@pytest.fixture
-async def store(place: Place) -> SqlStore:
-    return await place.open()
 
 
 def rows(place: Place) -> int:

@@ -13,9 +13,6 @@ from tesazure.store.records import Change, ListQuery
 from tesazure.store.sql_store import SqlStore
 from tests.contract.spender import begun, cost, paid, tagged
 from tests.contract.store_tasks import ALL, SCOPE, created, everything
-from tests.contract.test_store import place, store
-
-__all__ = ["place", "store"]
 
 USD = 10**9
 LONG = "x" * 3000

@@ -27,9 +27,6 @@ from tests.contract.store_tasks import (
     new_task,
     only,
 )
-from tests.contract.test_store import place, store
-
-__all__ = ["place", "store"]
 
 ID = "ms-submitter-workflow-id"
 ANN = Visibility(everyone=False, owner="ann")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.docs.blocks import ROOT, blocks
 from tests.service.server import until
 from tests.services import base
 from tests.services.docker_engine import DockerEngine
@@ -56,6 +58,27 @@ class Composed:
             assert done.returncode == 0, f"{done.stderr[-3000:]}\n{done.stdout[-3000:]}"
         return done.stdout
 
+    def type(self, line: str, *here: tuple[str, str]) -> str:
+        """What a command of the documentation prints, with other words in the places of some. If it
+        is docker compose's, it names the files that this has."""
+        for written, meant in here:
+            assert written in line, line
+            line = line.replace(written, meant)
+        match shlex.split(line):
+            case ["docker", "compose", *words]:
+                given: dict[str, list[str]] = {"-f": [], "--env-file": []}
+                while words[0].startswith("-"):
+                    given[words[0]].append(words[1])
+                    words = words[2:]
+                assert tuple(given["-f"] or ["compose.yaml"]) == self.files[:-1]
+                assert "".join(given["--env-file"]) == self.env_file
+                if words[0] == "exec":
+                    words.insert(1, "-T")
+                return self.run(*words, timeout_s=900)
+            case ["curl", *words]:
+                return base.run(["curl", "--silent", "--show-error", *words], timeout=UP_S)
+        raise AssertionError(f"nobody runs: {line}")
+
     def client(self) -> httpx.Client:
         """Of the server, which is published to this machine."""
         port = self.environment["TESAZURE_PORT"]
@@ -78,6 +101,12 @@ class Composed:
     def container(self, service: str) -> str:
         """Its container's id."""
         return self.run("ps", "--quiet", service).strip()
+
+
+def documented(page: str) -> list[str]:
+    """The command lines that a page says the tests of compose files run."""
+    marked = [block for block in blocks(ROOT / page, "sh") if "test_compose.py" in block.remark]
+    return [line for block in marked for line in block.text.splitlines()]
 
 
 @contextlib.contextmanager

@@ -21,7 +21,8 @@ import httpx
 import pytest
 
 from tests.conftest import refuse
-from tests.deploy.composed import Composed, composed
+from tests.deploy.composed import Composed, composed, documented
+from tests.docs.blocks import ROOT, blocks
 from tests.service.server import create, ended, get, until
 from tests.services import base, project_images
 from tests.services.docker_engine import DockerEngine
@@ -34,6 +35,7 @@ pytestmark = [
 ]
 
 LONG_S = 240
+UP, CURL, UP_WITH_AZURITE, LIST_BLOBS, UP_WITH_BATCH = documented("docs/deployment.md")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,9 @@ def site(engine: DockerEngine) -> Iterator[Composed]:
         directory = checkout / "deploy/compose"
         site = Composed(directory, engine, ("compose.yaml",), environment, "azurite.env")
         with composed(site, arguments, "api", "secrets"):
-            site.run("up", "--detach", "--build", timeout_s=900)
+            site.type(UP_WITH_AZURITE)
+            assert UP_WITH_AZURITE.replace(" --env-file azurite.env", "") == UP
+            site.type(CURL, ("8000", environment["TESAZURE_PORT"]))
             site.wait_ready()
             yield site
 
@@ -138,7 +142,7 @@ def test_blobs_in_azurite(site: Composed, client: Any, busybox_image: str) -> No
             record = ended(http, create(http, given), LONG_S)
             assert record["state"] == "COMPLETE", record
     assert record["logs"][0]["logs"][0]["stdout"] == "to a blob\n"
-    assert "said" in site.run("exec", "-T", "api", "tesazure", "transfer", "ls", "az://runs")
+    assert "said" in site.type(LIST_BLOBS)
 
 
 def test_no_secret_is_where_it_can_be_read(site: Composed, client: docker.DockerClient) -> None:
@@ -226,6 +230,7 @@ APP_BATCH_ACCOUNT_NAME=none
 APP_STORAGE_ACCOUNT_NAME=none
 APP_STORAGE_ACCOUNT_KEY={key}
 APP_FILETRANSFER_CONTAINER_IMAGE=none.azurecr.io/tesazure/container-filetransfer:1
+APP_RETAIL_PRICES_URL=
 """
     )
     with_batch = replace(
@@ -234,7 +239,7 @@ APP_FILETRANSFER_CONTAINER_IMAGE=none.azurecr.io/tesazure/container-filetransfer
         environment={**site.environment, "TESAZURE_SETTINGS": "mine.env"},
         env_file="",
     )
-    with_batch.run("up", "--detach")
+    with_batch.type(UP_WITH_BATCH)
     with with_batch.client() as http:
         until(lambda: alive(http), LONG_S)
         reply = http.get("/readyz")
@@ -275,26 +280,24 @@ def test_a_workflow_of_cromwells(
         }
         site = Composed(checkout / "deploy/cromwell", engine, ("compose.yaml",), environment)
         stack.enter_context(composed(site, arguments, "tesazure", "directories"))
-        site.run("up", "--detach", "--build", timeout_s=900)
-        cromwell = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
-        stack.enter_context(cromwell)
-        until(lambda: answers(cromwell), LONG_S)
-        workflow = cromwell.post("/api/workflows/v1").json()["id"]
-        path = f"/api/workflows/v1/{workflow}"
-        until(lambda: cromwell.get(f"{path}/status").json()["status"] != "Running", LONG_S)
-        state = cromwell.get(f"{path}/status").json()["status"]
+        (wdl,) = blocks(ROOT / "docs/cromwell.md", "wdl")
+        (site.directory / "hello.wdl").write_text(wdl.text)
+        up, version, submit, status, outputs, workflows = documented("docs/cromwell.md")
+        site.type(up)
+        at, to = ("8001", str(port)), ("@", f"@{site.directory}/")
+        site.type(version, at)
+        workflow = json.loads(site.type(submit, at, to))["id"]
+        ask = (status, at, ("ID", workflow))
+        until(lambda: json.loads(site.type(*ask))["status"] != "Running", LONG_S)
+        state = json.loads(site.type(*ask))["status"]
         assert state == "Succeeded", site.run("logs", check=False)[-4000:]
-        made = cromwell.get(f"{path}/outputs").json()["outputs"]["hello.all"]
+        made = json.loads(site.type(outputs, at, ("ID", workflow)))["outputs"]["hello.all"]
+        assert workflow in site.type(workflows)
+        private = f"ls {short_dir}/cromwell/tesazure 2>&1 || true"
+        assert "No such file" in site.run("exec", "-T", "cromwell", "sh", "-c", private)
         with site.client() as http:
             reply = http.get("/ga4gh/tes/v1/tasks", params={"view": "FULL"})
         tags = {task["tags"]["ms-submitter-workflow-id"] for task in reply.json()["tasks"]}
         assert made.startswith(f"{short_dir}/cromwell/files/executions/hello/{workflow}/")
         assert Path(made).read_text() == "hello one\nhello two\nof a table\n"
         assert tags == {workflow}
-
-
-def answers(client: httpx.Client) -> bool:
-    """Whether a server is there."""
-    with contextlib.suppress(httpx.TransportError):
-        return client.get("/engine/v1/version").status_code == 200
-    return False

@@ -201,6 +201,7 @@ def test_settings_that_are_secret_are_for_the_secret() -> None:
         (f"{OPEN}settings: {{app_log_level: x}}\n", "'app_log_level'"),
         (f"{OPEN}settings: {{BATCH_VM_SIZES: [a, b]}}\n", "/settings/BATCH_VM_SIZES"),
         (f"{OPEN}settings: {{DATABASE_URL: 'postgresql://a:b@c/d'}}\n", "/settings/DATABASE_URL"),
+        (f"{OPEN}settings: {{DATABASE_URL: 'postgresql://a@c/d?password=b'}}\n", "DATABASE_URL"),
         (f"{OPEN}secret: ''\n", "DATABASE_URL and KEYVAULT_URL"),
         (f"{OPEN}secret: My_Secret\n", "/secret"),
         (IMAGE, "nobody would have to sign in"),

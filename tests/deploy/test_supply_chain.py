@@ -185,7 +185,7 @@ def test_no_version_was_withdrawn() -> None:
     install = ["install", "--dry-run", "--ignore-installed", "--no-deps", "--require-hashes"]
     command = [sys.executable, "-m", "pip", *install, "--disable-pip-version-check"]
     done = subprocess.run(
-        [*command, "-r", LOCKS / "api.txt"],
+        [*command, "-r", LOCKS / "dev.txt"],  # which has what the others have
         capture_output=True,
         text=True,
         check=False,

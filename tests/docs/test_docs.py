@@ -58,6 +58,14 @@ def test_every_setting_is_documented_with_its_meaning() -> None:
         assert said in page
 
 
+def test_how_each_secret_is_changed_is_documented() -> None:
+    section = (ROOT / "docs/operations.md").read_text().partition("## Rotating keys\n")[2]
+    table = section.partition("\n## ")[0]
+    for name in settings.FIELDS:
+        if settings.help_of(name).secret:
+            assert f"`{name.upper()}`" in table
+
+
 def verbs() -> dict[str, Any]:
     """What follows `tesazure` on a command line, such as `run` and `transfer get`."""
     group: Any = get_command(app)
@@ -148,9 +156,13 @@ def test_a_block_that_is_run_elsewhere_or_never_says_so_truly(block: Block) -> N
             assert (ROOT / test).exists(), f"there is no {test}"
 
 
+KINDS = {"groovy", "json", "mermaid", "python", "sh", "text", "toml", "wdl", "yaml"}
+
+
 @pytest.mark.parametrize("page", WRITTEN, ids=names)
 def test_commands_are_in_shell_blocks(page: Path) -> None:
-    """So that they are run, or the page says why they are not."""
+    """So that they are run, or the page says why they are not: `sh`, not `bash` or `console`."""
+    assert {block.language for block in blocks(page)} <= KINDS
     for block in blocks(page, "text"):
         for line in block.text.splitlines():
             first = line.split(" ")[0]
@@ -187,6 +199,14 @@ def test_json_blocks_are_json_and_tasks_are_valid(page: Path) -> None:
         if "executors" in document:
             _, warnings = parse_task(block.text.encode())
             assert warnings == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_toml_blocks_are_settings(page: Path, tmp_path: Path) -> None:
+    for block in blocks(page, "toml"):
+        file = tmp_path / "tesazure.toml"
+        file.write_text(block.text)
+        settings.load({}, config=file)
 
 
 def test_example_tasks_are_valid() -> None:

@@ -24,7 +24,7 @@ from tesazure.sealing import KEY_BYTES, Seal
 from tesazure.store.base import Store
 from tesazure.store.records import NewTask, Reservation, TaskRecord
 from tesazure.store.sql_store import open_store
-from tests.conftest import refuse
+from tests.conftest import need_sandbox
 from tests.services import base
 
 DEADLINE_S = 60.0
@@ -204,10 +204,7 @@ class Assembly:
 @contextlib.asynccontextmanager
 async def running(directory: Path, kind: type[Assembly] = Assembly) -> AsyncIterator[Assembly]:
     """A started server, and nothing left of it afterwards."""
-    try:
-        base.require_program("bwrap", "bubblewrap")
-    except base.Unavailable as error:
-        refuse(str(error))
+    need_sandbox()
     assembly = kind(directory)
     await assembly.start()
     yield assembly

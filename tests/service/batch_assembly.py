@@ -17,9 +17,8 @@ from tesazure.model import TaskLog
 from tesazure.scheduler.config import SchedulerConfig
 from tesazure.store.records import TaskRecord
 from tesazure.store.sql_store import open_store
-from tests.conftest import refuse, shared
+from tests.conftest import need_sandbox, shared
 from tests.service.assembly import Assembly
-from tests.services import base
 from tests.services.azurite import Azurite
 from tests.services.batch_lab import QUICK, BatchLab, batch_lab
 
@@ -78,10 +77,7 @@ class BatchAssembly(Assembly):
 @contextlib.asynccontextmanager
 async def running_on_batch(directory: Path) -> AsyncIterator[BatchAssembly]:
     """A started server with an account of its own, and nothing left of it afterwards."""
-    try:
-        base.require_program("bwrap", "bubblewrap")
-    except base.Unavailable as error:
-        refuse(str(error))
+    need_sandbox()
     with batch_lab(directory / "batch", shared(Azurite)) as lab:
         assembly = BatchAssembly(directory, lab)
         await assembly.start()

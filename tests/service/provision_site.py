@@ -192,7 +192,11 @@ class FileGround:
             problems.append(FieldError("service_principal.secret", "is not this principal's"))
         if self._request.location != "eastus":
             problems.append(FieldError("location", "is no region of this subscription"))
+        is_new = self._cloud.read("storage") is None
         self._cloud.pass_by("problems")
+        if is_new and self._cloud.read("storage") is not None:
+            # What Azure says of a name that somebody took between two questions.
+            problems.append(FieldError("storage_account_name", "is taken"))
         return problems
 
     def idle_cost(self) -> Sequence[IdleCost]:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from tesazure.plan import Defaults, Plan, make_plan
 from tesazure.report import AnyEvent, Ended, Report
 from tesazure.runner.config import AttemptDir, NodeConfig
 from tesazure.runner.tree import remove_tree
-from tests.conftest import refuse
+from tests.conftest import need_sandbox
 
 DEFAULTS = Defaults(cpu_cores=1, ram_gb=1, disk_gb=1, max_runtime_s=0)
 DEADLINE_S = 60
@@ -159,8 +158,7 @@ class RunnerBench:
 @contextlib.contextmanager
 def open_bench() -> Iterator[RunnerBench]:
     """A RunnerBench in a new directory; what is left of it is ended and deleted."""
-    if shutil.which("bwrap") is None:
-        refuse("there is no program bwrap (Debian package bubblewrap)")
+    need_sandbox()
     path = Path(tempfile.mkdtemp(prefix="tz-"))
     (path / "files").mkdir()
     bench = RunnerBench(path, SpawnerProcess("--preload", "sandbox"), path / "files")

@@ -18,17 +18,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    with server.client() as opened:
-        yield opened
-
-
-@pytest.fixture(params=[TES, OLD])
-def prefix(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
 def made(server: RunningServer) -> dict[str, str]:
     """Tasks by name, the oldest first; `c…` are canceled."""

@@ -24,12 +24,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    with server.client() as opened:
-        yield opened
-
-
 def valid(reply: httpx.Response, method: str, template: str) -> Any:
     """The reply's body, once it is found to be what the document says of it."""
     responses = DOCUMENT["paths"][template][method.lower()]["responses"]

@@ -33,12 +33,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    with server.client() as opened:
-        yield opened
-
-
 def fails(
     data: Path, code: int, *arguments: str, under: Sequence[str] = (), **settings: object
 ) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -82,3 +83,34 @@ def test_cut_connections_are_a_503_at_most_and_come_back(postgres_url: str, tmp_
         until(works)
         assert time.monotonic() - began < 10
         assert ended(client, before)["state"] == "COMPLETE"
+
+
+def test_a_server_that_a_newer_one_takes_over_from_answers_and_writes_nothing(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    """As the old and the new revision of a Container App run side by side for a while."""
+    psycopg = pytest.importorskip("psycopg")
+    with (
+        start_server(tmp_path / "old", database_url=postgres_url, secrets_key=KEY) as server,
+        server.client() as client,
+        psycopg.connect(postgres_url, autocommit=True) as newer,
+    ):
+        before = create(client)
+        assert ended(client, before)["state"] == "COMPLETE"
+        newer.execute("UPDATE alembic_version SET version_num = '9999'")
+        refused = client.post(f"{TES}/tasks", json=task())
+        assert refused.status_code == 503
+        assert "retry-after" in refused.headers
+        assert get(client, before)["state"] == "COMPLETE"
+        assert client.get("/healthz").status_code == 200
+
+        def store_check() -> dict[str, Any] | None:
+            reply = client.get("/readyz")
+            checks = {each["name"]: each for each in reply.json()["checks"]}
+            return checks["store"] if reply.status_code == 503 else None
+
+        assert "another version of tesazure has changed it" in str(until(store_check))
+        # Going back to the older version: it does not start, and the newer one is left alone.
+        said = fails(tmp_path / "back", 2, database_url=postgres_url, secrets_key=KEY)
+        assert "made by a newer tesazure (schema 9999" in said
+        assert server.stop() == 0

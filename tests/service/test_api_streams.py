@@ -33,12 +33,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    with server.client() as opened:
-        yield opened
-
-
 def with_gates(directory: Path) -> contextlib.AbstractContextManager[RunningServer]:
     """A server with room for all tests' tasks at once, however small the machine."""
     shared = directory / "shared"

@@ -62,12 +62,6 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningSe
         yield running
 
 
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    with server.client() as opened:
-        yield opened
-
-
 def test_a_workflow_from_its_first_task_to_its_cancel(
     server: RunningServer, client: httpx.Client
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tesazure.database_settings import DatabaseSettings
 from tesazure.sealing import find_seal
 from tesazure.store.sql_store import open_store
-from tests.conftest import refuse, shared
+from tests.conftest import need_sandbox, shared
 from tests.service.server import (
     TES,
     RunningServer,
@@ -30,7 +30,6 @@ from tests.service.server import (
     task,
     until,
 )
-from tests.services import base
 from tests.services.azurite import Azurite
 from tests.services.batch_lab import SHARE, BatchLab, batch_lab
 from tests.services.postgresql import PostgreSQL
@@ -41,10 +40,7 @@ LONG_S = 120.0
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[BatchLab]:
-    try:
-        base.require_program("bwrap", "bubblewrap")
-    except base.Unavailable as error:
-        refuse(str(error))
+    need_sandbox()
     with batch_lab(tmp_path / "batch", shared(Azurite)) as running:
         yield running
 

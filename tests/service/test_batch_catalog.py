@@ -153,6 +153,19 @@ async def test_what_may_not_be_had_is_left_out(cloud: Cloud, catalog: Catalog) -
     assert names(catalog) == OURS - {"Standard_E2ads_v5"}
 
 
+async def test_a_list_that_goes_on_elsewhere_is_not_followed(
+    cloud: Cloud, catalog: Catalog, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server's token would go there."""
+    with AzureCloud(cloud.directory / "elsewhere", cloud.entra) as elsewhere:
+        cloud.arm.sizes.elsewhere = elsewhere.url
+        with caplog.at_level(logging.WARNING):
+            assert await catalog.refresh()
+        assert elsewhere.asked == []
+    assert names(catalog) == OURS
+    assert f"goes on at another place than {cloud.arm.url}" in caplog.text
+
+
 async def test_without_leave_to_read_compute_zones_are_not_known(
     cloud: Cloud, catalog: Catalog, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,8 +10,7 @@ from tesazure.access import Access
 from tesazure.backends.azure_batch.backend import AzureBatchBackend
 from tesazure.errors import Unplaceable
 from tesazure.lifecycle import Handle, Phase
-from tesazure.model import State
-from tests.contract.backend_site import MARKS, BatchSite, ended, look, until
+from tests.contract.backend_site import MARKS, BatchSite, complete, ended, look, until
 from tests.services.batch_lab import QUICK, SHARE, share_url
 
 # Other tests' attempts have the same keys, by which sandboxes are ended.
@@ -74,9 +73,7 @@ async def submit(site: BatchSite, backend: AzureBatchBackend, pool: str = POOL) 
 async def test_an_attempt_runs_on_the_pool_that_it_names(site: BatchSite) -> None:
     make_pool(site, 1)
     handle = await submit(site, await server(site))
-    seen = await ended(site.submitted[0][0], handle)
-    assert seen.report.ended is not None
-    assert seen.report.ended.state is State.COMPLETE
+    await complete(site.submitted[0][0], handle)
     assert site.mark("n") == "x\n"
     with site.lab.client() as client:
         assert [pool.id for pool in client.list_pools()] == [POOL]
@@ -125,7 +122,5 @@ async def test_what_waits_in_a_pool_of_ours_runs_though_it_was_deleted_while_no_
     delete_pool(site, handle["job"])
     site.lab.batch.plenty()
     # Of other settings, by which what comes now goes to other pools.
-    seen = await ended(await server(site, node_agent="batch.node.ubuntu 24.04"), handle)
-    assert seen.report.ended is not None
-    assert seen.report.ended.state is State.COMPLETE
+    await complete(await server(site, node_agent="batch.node.ubuntu 24.04"), handle)
     assert site.mark("n") == "x\n"

@@ -15,20 +15,23 @@ from tesazure.backends.azure_batch.backend import AzureBatchBackend
 from tesazure.errors import BackendUnavailable
 from tesazure.lifecycle import Handle, Observation, Phase
 from tesazure.model import State
-from tests.contract.backend_site import MARKS, BatchSite, ended, look, runs, seconds, sleeper, until
+from tests.contract.backend_site import (
+    MARKS,
+    BatchSite,
+    complete,
+    ended,
+    look,
+    runs,
+    seconds,
+    sleeper,
+    until,
+)
 from tests.services.batch_server import Failed
 
 # Other tests' attempts have the same keys, by which sandboxes are ended.
 pytestmark = pytest.mark.xdist_group("attempt-keys")
 
 WAITS = f"echo x >> {MARKS}/n; until [ -e {MARKS}/go ]; do sleep 0.05; done"
-
-
-async def complete(backend: AzureBatchBackend, handle: Handle) -> None:
-    """Wait for its end, which is a good one."""
-    seen = await ended(backend, handle)
-    assert seen.report.ended is not None, seen
-    assert seen.report.ended.state is State.COMPLETE, seen
 
 
 async def waits(backend: AzureBatchBackend, handle: Handle, words: str) -> None:

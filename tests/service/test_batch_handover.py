@@ -11,10 +11,9 @@ import pytest
 from tesazure.access import Access, RegistryIdentity
 from tesazure.backends.azure_batch.backend import AzureBatchBackend
 from tesazure.backends.azure_batch.files import BEGUN
-from tesazure.model import State
 from tesazure.runner.config import NodeConfig
 from tesazure.runner.node import NodeAttempt
-from tests.contract.backend_site import MARKS, BatchSite, ended, until
+from tests.contract.backend_site import MARKS, BatchSite, complete, ended, until
 from tests.services.batch_fleet import cores
 from tests.services.batch_lab import QUICK
 from tests.services.metadata_service import POOL_IDENTITY
@@ -40,9 +39,7 @@ async def test_what_runs_has_no_secrets_in_storage_any_more(
     site.lab.batch.plenty()
     await until(lambda: given(site, "k") == BEGUN)
     (site.marks / "go").touch()
-    seen = await ended(backend, handle)
-    assert seen.report.ended is not None
-    assert seen.report.ended.state is State.COMPLETE
+    await complete(backend, handle)
 
 
 async def test_credentials_outlast_the_queue_however_short_the_task(
@@ -78,9 +75,7 @@ async def test_one_of_several_on_a_node_is_kept_to_its_part(
     assert limits.ram_bytes is not None
     assert limits.ram_bytes >= limits.reserved_ram_bytes
     site.lab.batch.plenty()
-    seen = await ended(backend, handle)
-    assert seen.report.ended is not None
-    assert seen.report.ended.state is State.COMPLETE
+    await complete(backend, handle)
 
 
 async def test_the_runner_learns_of_the_identity_that_pulls_images(

@@ -164,3 +164,22 @@ async def test_to_observe_thousands_is_cheap(lab: BatchLab, backend: AzureBatchB
     assert len(seen) == 5000
     for key in list(handles)[1:]:
         backend._watch.drop(key)
+
+
+async def test_the_longer_a_look_takes_the_rarer_it_is(lab: BatchLab) -> None:
+    """However often there is reason to look: four fifths of the time are for all else."""
+    lab.batch.shortage()
+    backend = AzureBatchBackend(lab.config(), Pace(soon_s=0.05, tasks_s=0.05))
+    await backend.start()
+    try:
+        job = (await backend.submit(a_plan("task"), "k", Access()))["job"]
+        slow = lab.batch.trouble("Task_List", slow_s=0.4, times=1000)
+        begun, number = time.monotonic(), 0
+        while (took := time.monotonic() - begun) < 6:
+            backend._watch.begin(f"k{number}", job)
+            number += 1
+            await asyncio.sleep(0.05)
+        looks = 1000 - slow.times
+        assert 1 <= looks <= took / (5 * 0.4) + 2
+    finally:
+        await backend.stop()

@@ -11,11 +11,9 @@ from tesazure.access import Access, Endpoints
 from tesazure.azure_identity import Identity
 from tesazure.backends.azure_batch.backend import AzureBatchBackend
 from tesazure.errors import BackendUnavailable
-from tesazure.model import State
 from tesazure.settings import CLOUDS, batch_scope_of, load
-from tests.conftest import refuse, shared
-from tests.contract.backend_site import BatchSite, ended
-from tests.services import base
+from tests.conftest import need_sandbox, shared
+from tests.contract.backend_site import BatchSite, complete
 from tests.services.azurite import Azurite, AzuriteTls
 from tests.services.batch_lab import QUICK, BatchLab, batch_lab
 from tests.services.entra_server import CLIENT, SECRET, TENANT, EntraServer
@@ -26,10 +24,7 @@ pytestmark = pytest.mark.xdist_group("attempt-keys")
 
 @pytest.fixture
 def lab(short_dir: Path) -> Iterator[BatchLab]:
-    try:
-        base.require_program("bwrap", "bubblewrap")
-    except base.Unavailable as error:
-        refuse(str(error))
+    need_sandbox()
     with (
         EntraServer(short_dir / "entra") as entra,
         batch_lab(short_dir / "batch", shared(Azurite), entra=entra) as lab,
@@ -60,9 +55,7 @@ async def test_tasks_run_without_a_key(short_dir: Path, lab: BatchLab, cloud: st
     await backend.start()
     assert [check.ok for check in await backend.check()] == [True, True]
     handle = await backend.submit(site.plan("true"), "k", Access())
-    seen = await ended(backend, handle)
-    assert seen.report.ended is not None
-    assert seen.report.ended.state is State.COMPLETE
+    await complete(backend, handle)
     await backend.release(handle)
     await backend.discard(handle)
     await backend.stop()
@@ -101,9 +94,7 @@ async def test_tasks_run_where_neither_account_takes_a_key(short_dir: Path) -> N
         task = lab.batch.task(handle["job"], "k")
         assert task is not None
         assert "skoid=" in task.given["resourceFiles"][0]["httpUrl"]
-        seen = await ended(backend, handle)
-        assert seen.report.ended is not None
-        assert seen.report.ended.state is State.COMPLETE
+        await complete(backend, handle)
         assert (await backend.read_stream(handle, 0, "stdout", 0, 100)).data == b"x\n"
         await backend.release(handle)
         await backend.discard(handle)

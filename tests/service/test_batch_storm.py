@@ -65,7 +65,8 @@ async def test_every_task_ends_though_nodes_go_and_requests_fail(
         ids = await asyncio.gather(*(one.submit("true", wanted) for _ in range(COUNT)))
         assert await all_over(one) == {State.COMPLETE: COUNT}
     took = time.monotonic() - began
-    assert storm.preempted
+    # Some of them end before their time has come.
+    assert storm.preempted > 0.2 * storm.nodes
     assert runner.together == []
     assert set(runner.ended) == set(ids)
     records = [await one.record(task_id) for task_id in ids]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 
 from tesazure.cli.exits import Code
 from tesazure.cli.process import ServerProcess
-from tests.conftest import refuse
+from tests.conftest import need_sandbox
 from tests.service.tool import Tool
 
 IMAGE = "debian:stable-slim"
@@ -24,8 +23,7 @@ IMAGE = "debian:stable-slim"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("bwrap") is None:
-        refuse("bubblewrap is not installed")
+    need_sandbox()
     return tmp_path_factory.mktemp("cli")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,19 +17,13 @@ import docker
 import pytest
 
 from tesazure.model import Resources, State
-from tests.conftest import refuse
+from tests.conftest import need_sandbox, refuse
 from tests.service import server
 from tests.service.assembly import Assembly, eventually, logs, processes
 from tests.service.crash import SHARED, Crash
 from tests.services.docker_engine import DockerEngine
 
 SEED = int(os.environ.get("CRASH_SEED", "20261122"))
-
-
-def need_sandbox() -> None:
-    """Without bubblewrap there is no sandbox."""
-    if not shutil.which("bwrap"):
-        refuse("bubblewrap is not installed")
 
 
 def torment(crash: Crash, tasks: int, kills: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import refuse
+from tests.conftest import need_sandbox
 from tests.services.docker_engine import DockerEngine
 from tests.services.loopback_http import LoopbackHttp, QuietHandler
 
@@ -47,8 +46,7 @@ def check(done: subprocess.CompletedProcess[str], directory: Path) -> None:
 
 @pytest.fixture
 def sandbox() -> None:
-    if shutil.which("bwrap") is None:
-        refuse("bubblewrap is not installed")
+    need_sandbox()
 
 
 @pytest.mark.usefixtures("sandbox")

@@ -309,11 +309,7 @@ def test_what_another_vault_held_is_not_used(site: Site, tmp_path: Path) -> None
         assert given.again({"keyvault_url": other.url}).settings.port == 8
 
 
-def test_what_is_written_replaces_what_was_written_and_nothing_else(site: Site) -> None:
-    """What others keep there stays, also what begins as ours do."""
-    site.vault.set("TESAZURE-BATCH-VM-SIZES", "Standard_D2s_v5")
-    site.vault.set("TESAZURE-BATCH-REGION", "westeurope")
-    site.vault.set("theirs", "x", tags={"tesazure-installation": "another"})
+def vault_of(site: Site) -> KeyVault:
     identity = Identity(
         tenant=TENANT,
         client_id=CLIENT,
@@ -321,7 +317,29 @@ def test_what_is_written_replaces_what_was_written_and_nothing_else(site: Site) 
         authority=site.entra.authority,
         ca_bundle=str(site.ca_bundle),
     )
-    vault = KeyVault(VaultConfig(url=site.vault.url, identity=identity, verify_challenge=False))
+    return KeyVault(VaultConfig(url=site.vault.url, identity=identity, verify_challenge=False))
+
+
+def test_whether_we_may_write_is_asked_without_writing(site: Site) -> None:
+    site.vault.set("TESAZURE-PORT", "7")
+    vault_of(site).demand_writable()
+    site.vault.writers = set()
+    with pytest.raises(ConfigurationError, match="Key Vault Secrets Officer"):
+        vault_of(site).demand_writable()
+    site.vault.down(503)
+    with pytest.raises(VaultUnavailable):
+        vault_of(site).demand_writable()
+    site.vault.up()
+    assert vault_of(site).read().secrets == {"TESAZURE-PORT": "7"}
+    assert site.vault.versions("TESAZURE-PORT") == ["7"]
+
+
+def test_what_is_written_replaces_what_was_written_and_nothing_else(site: Site) -> None:
+    """What others keep there stays, also what begins as ours do."""
+    site.vault.set("TESAZURE-BATCH-VM-SIZES", "Standard_D2s_v5")
+    site.vault.set("TESAZURE-BATCH-REGION", "westeurope")
+    site.vault.set("theirs", "x", tags={"tesazure-installation": "another"})
+    vault = vault_of(site)
     mark = {"tesazure-installation": "this"}
     vault.write(
         {"batch_account_name": "a", "batch_account_key": "k", "batch_region": "westeurope"}, mark

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,26 +25,12 @@ from tests.service.azure_subscription import (
     STORAGE,
     Subscription,
     roles_of,
-    subscription,
 )
 from tests.services.azure_cloud_groups import SUBSCRIPTION
 from tests.services.entra_server import CLIENT, object_id
 
 NODES = "33333333-7777-8888-9999-aaaaaaaaaaaa"
 """Client id of another principal than the one that makes all: a server's own identity."""
-
-
-@pytest.fixture
-def azure(tmp_path: Path) -> Iterator[Subscription]:
-    with subscription(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-def used(azure: Subscription) -> Subscription:
-    """A subscription that has had such resources before, so that Azure says all of names."""
-    azure.cloud.register("Microsoft.Storage", "Microsoft.Batch", "Microsoft.ContainerRegistry")
-    return azure
 
 
 def asked(azure: Subscription, *verbs: str) -> list[str]:
@@ -352,6 +336,52 @@ def test_removal_takes_all_that_the_run_made_and_may_be_repeated(
         assert not any(azure.remove(ground))
     assert azure.cloud.found(other) is not None
     assert roles_of(azure, object_id(CLIENT)) == {("?", SUBSCRIPTION)}
+
+
+def test_roles_of_an_identity_that_was_replaced_since_are_removed(used: Subscription) -> None:
+    """Those of the server's former identity, and of the Batch account's, which Azure makes anew
+    with the account. Nobody else's on the same resources."""
+    used.entra.secrets[NODES] = "another"
+    used.cloud.rights.principals[object_id(NODES)] = 0.0
+    fixed = msgspec.structs.replace(OWNED, storage_account_name=NAME, batch_account_name=NAME)
+    in_name_of = msgspec.structs.replace(fixed, service_principal=KEYED.service_principal)
+    with used.ground(in_name_of, identity=used.identity(NODES)) as ground:
+        used.make(ground)
+    service = used.cloud.state.get(BATCH)
+    assert service is not None
+    former = service.body["identity"]["principalId"]
+    service.body["identity"]["principalId"] = used.cloud.rights.new_principal()
+    with used.owned(fixed, OTHER_RUN) as ground:
+        [other] = [step for step in ground.steps() if step.name == "roles"]
+        other.make(used.told.append, False)
+    kept = roles_of(used, object_id(CLIENT))
+    assert len(kept) == 4
+    with used.owned(fixed) as ground:
+        [roles] = [step for step in ground.steps() if step.name == "roles"]
+        assert roles.look().state == "ours"
+        assert roles.remove() == ""
+        assert roles.look().state == "right"
+    for client in (object_id(NODES), former):
+        assert roles_of(used, client) == set()
+    assert roles_of(used, object_id(CLIENT)) == kept
+
+
+@pytest.mark.parametrize(
+    ("kind", "step"), [("roleAssignments", "roles"), ("containers", "containers")]
+)
+def test_what_a_step_of_several_has_half_made_is_found(
+    used: Subscription, kind: str, step: str
+) -> None:
+    """By the mark of the run on the rest: no record has it if the server died in the middle."""
+    with used.owned() as ground:
+        used.make(ground)
+        made = [each.id for each in used.cloud.state.resources.values() if each.type.endswith(kind)]
+        with used.cloud.state.lock:
+            used.cloud.state.remove(made[-1])
+        assert used.states(ground)[step] == "ours"
+        used.cloud.asked.clear()
+        used.make(ground)
+    assert asked(used, "PUT", "PATCH", "DELETE") == [f"PUT {made[-1]}"]
 
 
 def test_a_group_with_something_of_others_stays(azure: Subscription) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +25,11 @@ from tests.service.azure_subscription import (
     RUN,
     Subscription,
     roles_of,
-    subscription,
 )
 from tests.services.azure_cloud_groups import SUBSCRIPTION
 from tests.services.entra_server import CLIENT, SECRET, TENANT, object_id
 
 PAGE = Path(__file__).parents[2] / "docs/provisioning.md"
-
-
-@pytest.fixture
-def azure(tmp_path: Path) -> Iterator[Subscription]:
-    with subscription(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-def used(azure: Subscription) -> Subscription:
-    """A subscription that has had such resources before, so that Azure says all of names."""
-    azure.cloud.register("Microsoft.Storage", "Microsoft.Batch", "Microsoft.ContainerRegistry")
-    return azure
 
 
 # ------------------------------------------------------------------ what is in the way

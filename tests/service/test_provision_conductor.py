@@ -189,34 +189,6 @@ async def test_the_secret_and_keys_are_nowhere(
     assert "a task ran on" in str(run)
 
 
-async def test_two_at_once_are_one_run(place: Installation) -> None:
-    one, two = await place.server("one"), await place.server("two")
-    place.cloud.fault("storage.half", "hold")
-    begun = await asyncio.gather(*(s.conductor.begin(OWN) for s in (one, two, one, two)))
-    assert len({stored.run.id for stored in begun}) == 1
-    await until(lambda: place.cloud.reached("storage.half"))
-    joined = await two.conductor.begin(BY_PRINCIPAL)
-    assert (joined.run.id, joined.status) == (begun[0].run.id, "INPROGRESS")
-    place.cloud.release("storage.half")
-    for site in (one, two):
-        assert (await ended(site, begun[0].run.id)).state == "CREATED"
-    assert place.cloud.journal() == MADE
-
-
-async def test_another_request_for_the_same_names_waits(here: Installation) -> None:
-    site = await here.server()
-    here.cloud.fault("storage.half", "hold")
-    first = await site.conductor.begin(msgspec.structs.replace(OWN, batch_account_name="mine"))
-    await until(lambda: here.cloud.reached("storage.half"))
-    other = msgspec.structs.replace(OWN, batch_account_name="mine", tags={"a": "b"})
-    with pytest.raises(Conflict, match=first.run.id):
-        await site.conductor.begin(other)
-    with pytest.raises(Conflict, match="is under way"):
-        await site.conductor.remove(first.run.id, None)
-    here.cloud.release("storage.half")
-    assert (await ended(site, first.run.id)).state == "CREATED"
-
-
 async def test_what_azure_says_is_in_the_way_comes_before_anything(here: Installation) -> None:
     site = await here.server()
     wrong = Request(
@@ -390,21 +362,6 @@ async def test_what_a_server_looks_after_no_more_is_named(here: Installation) ->
     gone = await ended(site, run.id)
     assert gone.state == "DELETED"
     assert gone.note.startswith("Role assignments stays: this server, as it is set up now")
-
-
-async def test_what_another_run_may_be_using_is_not_removed(here: Installation) -> None:
-    site = await here.server()
-    first = await made(site, msgspec.structs.replace(OWN, tags={"a": "b"}))
-    here.cloud.fault("storage.look", "hold")
-    other = msgspec.structs.replace(OWN, storage_account_name="another")
-    begun = await site.conductor.begin(other)
-    await until(lambda: here.cloud.reached("storage.look"))
-    with pytest.raises(Conflict, match=begun.run.id):
-        await site.conductor.remove(first.id, None)
-    here.cloud.release("storage.look")
-    await ended(site, begun.run.id)
-    await site.conductor.remove(first.id, None)
-    assert (await ended(site, first.id)).state == "DELETED"
 
 
 async def test_what_was_half_made_is_removed_too(here: Installation) -> None:

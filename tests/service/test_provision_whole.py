@@ -6,13 +6,14 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.conftest import refuse
+from tests.conftest import need_sandbox
 from tests.service.azure_subscription import Subscription, subscription
 from tests.service.server import (
     TES,
@@ -25,7 +26,6 @@ from tests.service.server import (
     until,
 )
 from tests.service.test_settings_table import config
-from tests.services import base
 from tests.services.azure_cloud_groups import SUBSCRIPTION
 from tests.services.entra_server import CLIENT, SECRET, TENANT
 from tests.services.key_vault_server import KeyVaultServer
@@ -37,10 +37,7 @@ BY_PRINCIPAL = {"subscription_id": SUBSCRIPTION, "service_principal": PRINCIPAL}
 
 @pytest.fixture
 def azure(tmp_path: Path) -> Iterator[Subscription]:
-    try:
-        base.require_program("bwrap", "bubblewrap")
-    except base.Unavailable as error:
-        refuse(str(error))
+    need_sandbox()
     with subscription(tmp_path / "azure") as made:
         yield made
 
@@ -149,18 +146,45 @@ def test_a_server_with_an_identity_uses_no_keys(azure: Subscription, tmp_path: P
         assert (done["state"], ran_on(done)) == ("COMPLETE", "batch")
 
 
-def test_settings_go_to_a_vault(azure: Subscription, tmp_path: Path) -> None:
+@contextmanager
+def vault_beside(
+    azure: Subscription, directory: Path
+) -> Iterator[tuple[KeyVaultServer, dict[str, Any]]]:
+    """A vault, and the settings of a server with an identity that can reach it."""
     own = settings(azure, azure_client_id=CLIENT, azure_secret=SECRET, azure_tenant=TENANT)
     own |= {"keyvault_verify_challenge": "false", "keyvault_refresh_s": 0}
-    with KeyVaultServer(tmp_path / "vault", azure.entra) as vault:
-        bundle = tmp_path / "all.pem"
+    with KeyVaultServer(directory / "vault", azure.entra) as vault:
+        bundle = directory / "all.pem"
         bundle.write_text("".join(Path(p.ca_bundle).read_text() for p in (azure.cloud, vault)))
-        own |= {"ca_bundle": str(bundle)}
+        yield vault, own | {"ca_bundle": str(bundle)}
+
+
+def test_a_vault_that_takes_no_settings_is_told_before_anything_is_made(
+    azure: Subscription, tmp_path: Path
+) -> None:
+    with (
+        vault_beside(azure, tmp_path) as (vault, own),
+        start_server(tmp_path / "s", **own) as server,
+        server.client() as client,
+    ):
+        vault.writers = set()
+        for dry_run in (True, False):
+            request = {**BY_PRINCIPAL, "key_vault": vault.url, "dry_run": dry_run}
+            reply = client.post("/provision/initialize", json=request, timeout=120)
+            assert reply.status_code == 400, reply.text
+            [said] = reply.json()["error"]["fields"]
+            assert said["field"] == "key_vault"
+            assert "Key Vault Secrets Officer" in said["message"]
+        assert azure.cloud.ids() == []
+
+
+def test_settings_go_to_a_vault(azure: Subscription, tmp_path: Path) -> None:
+    with vault_beside(azure, tmp_path) as (vault, own):
         request = {**BY_PRINCIPAL, "key_vault": vault.url}
         vault.set("TESAZURE-BATCH-MAX-NODES", "7")
         with start_server(tmp_path / "s", **own) as server, server.client() as client:
-            vault.writers = set()
             guid = initialize(client, request)
+            vault.writers = set()  # long before the settings are written
             run = over(client, guid)
             assert run["status"] == "ERROR"
             failure = next(s["failure"] for s in run["steps"] if s["name"] == "settings")

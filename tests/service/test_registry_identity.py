@@ -27,6 +27,9 @@ from tests.services.metadata_service import POOL_IDENTITY, MetadataService
 # All registries have one layer, and an engine that has it from another test pulls no more.
 pytestmark = pytest.mark.xdist_group("registry")
 
+AT_ONCE = (0.0,) * len(registry_login.PAUSES_S)
+"""As many tries as on a node, which waits between them."""
+
 
 @pytest.fixture
 def metadata() -> Iterator[MetadataService]:
@@ -47,7 +50,7 @@ def identity(registry: AzureRegistry, metadata: MetadataService) -> RegistryIden
 
 
 def login(identity: RegistryIdentity, registry: AzureRegistry) -> RegistryLogin:
-    return login_by(identity, registry.ca_bundle)
+    return login_by(identity, registry.ca_bundle, AT_ONCE)
 
 
 def test_a_token_is_exchanged_for_a_login(
@@ -65,8 +68,37 @@ def test_a_node_without_the_identity_says_so(
     metadata.identity = POOL_IDENTITY.replace("puller", "another")
     with pytest.raises(ImageUnavailable, match=r"userAssignedIdentities/puller .*not found; check"):
         login(identity, registry)
-    assert metadata.asked == 1
+    assert metadata.asked == len(AT_ONCE) + 1
     assert registry.asked == []
+
+
+def test_a_node_that_is_given_its_identity_just_now_has_it_soon(
+    identity: RegistryIdentity, registry: AzureRegistry, metadata: MetadataService
+) -> None:
+    metadata.troubles = [400, 400]
+    assert login(identity, registry).password
+    assert metadata.asked == 3
+
+
+@pytest.mark.parametrize("status", [401, 403, 405])
+def test_what_the_metadata_service_refuses_for_good_is_not_asked_again(
+    identity: RegistryIdentity, registry: AzureRegistry, metadata: MetadataService, status: int
+) -> None:
+    metadata.troubles = [status]
+    with pytest.raises(ImageUnavailable, match=rf"status {status}; check BATCH_POOL_IDENTITY_ID"):
+        login(identity, registry)
+    assert metadata.asked == 1
+
+
+def test_the_last_answer_of_the_metadata_service_counts(
+    identity: RegistryIdentity, registry: AzureRegistry, metadata: MetadataService
+) -> None:
+    metadata.troubles = [*(400 for _ in AT_ONCE), None]
+    with pytest.raises(EngineUnavailable, match="it does not answer"):
+        login(identity, registry)
+    metadata.troubles = [*(500 for _ in AT_ONCE), 400]
+    with pytest.raises(ImageUnavailable, match="Identity not found"):
+        login(identity, registry)
 
 
 def test_an_identity_that_the_registry_does_not_know_says_so(
@@ -101,14 +133,13 @@ def test_a_metadata_service_is_asked_again_after_what_passes(
     assert metadata.asked == 2
 
 
-@pytest.mark.slow
 def test_a_metadata_service_that_stays_away_is_the_nodes_failure(
     identity: RegistryIdentity, registry: AzureRegistry, metadata: MetadataService
 ) -> None:
     metadata.troubles = [500] * 20
     with pytest.raises(EngineUnavailable, match="gives no token for its login: status 500"):
         login(identity, registry)
-    assert metadata.asked == len(registry_login.PAUSES_S) + 1
+    assert metadata.asked == len(AT_ONCE) + 1
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"refresh_token": 7}'])

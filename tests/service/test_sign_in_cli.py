@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from tesazure.settings import Client
 from tests.service.server import RunningServer, start_server
 from tests.service.tool import Tool
 from tests.services.entra_server import AUDIENCE, TENANT, EntraServer
+from tests.services.loopback_http import LoopbackHttp, QuietHandler
 from tests.services.tls_server import Request
 
 SCOPE = f"{AUDIENCE}/.default openid profile offline_access"
@@ -65,46 +65,33 @@ def logins(tmp_path: Path) -> Logins:
     return Logins(tmp_path / "logins")
 
 
-class Api:
+class Api(LoopbackHttp):
     """A TES server that takes the tokens in `good` alone, or all when `takes_all`."""
 
     def __init__(self) -> None:
+        super().__init__(_Handler)
         self.good: set[str] = set()
         self.takes_all = False
         self.shown: list[str] = []
-        owner = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                token = (self.headers["Authorization"] or "").removeprefix("Bearer ")
-                owner.shown.append(token)
-                good = owner.takes_all or token in owner.good
-                self.send_response(200 if good else 401)
-                body = json.dumps({"state": "QUEUED"} if good else {"message": "who?"}).encode()
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
 
-            def log_message(self, *_: object) -> None:
-                pass
+class _Handler(QuietHandler):
+    owner: Api
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.root = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+    def do_GET(self) -> None:
+        token = (self.headers["Authorization"] or "").removeprefix("Bearer ")
+        self.owner.shown.append(token)
+        good = self.owner.takes_all or token in self.owner.good
+        body = json.dumps({"state": "QUEUED"} if good else {"message": "who?"}).encode()
+        # Its clients are left open.
+        headers = {"Content-Type": "application/json", "Connection": "close"}
+        self.reply(200 if good else 401, body, headers)
 
 
 @pytest.fixture
 def api() -> Iterator[Api]:
-    api = Api()
-    yield api
-    api.close()
+    with Api() as api:
+        yield api
 
 
 def signed_in(entra: EntraServer, http: httpx.Client, root: str) -> Login:
@@ -203,12 +190,12 @@ def test_an_issuer_that_is_away_is_one_clear_message(
 def test_a_token_that_ends_is_renewed_first(
     entra: EntraServer, http: httpx.Client, api: Api, logins: Logins
 ) -> None:
-    old = ending(signed_in(entra, http, api.root), 30)
+    old = ending(signed_in(entra, http, api.origin), 30)
     logins.keep(old)
-    client = TesClient(Client(server=api.root), logins)
+    client = TesClient(Client(server=api.origin), logins)
     with pytest.raises(Failure):  # the stand-in has not been told of the new one
         client.state("t")
-    kept = logins.of(api.root)
+    kept = logins.of(api.origin)
     assert kept is not None
     assert kept.token != old.token
     assert kept.refresh_token not in ("", old.refresh_token)
@@ -222,13 +209,13 @@ def test_a_token_that_is_refused_is_renewed_once(
     entra: EntraServer, http: httpx.Client, api: Api, logins: Logins
 ) -> None:
     """The server's clock may be another."""
-    old = signed_in(entra, http, api.root)
+    old = signed_in(entra, http, api.origin)
     logins.keep(old)
     with pytest.raises(Failure, match="who") as caught:
-        TesClient(Client(server=api.root), logins).state("t")
+        TesClient(Client(server=api.origin), logins).state("t")
     assert caught.value.code == Code.SIGN_IN
     assert caught.value.details == ("sign in again: tesazure login",)
-    kept = logins.of(api.root)
+    kept = logins.of(api.origin)
     assert kept is not None
     assert api.shown == [old.token, kept.token]
 
@@ -237,13 +224,13 @@ def test_many_renew_it_once(
     entra: EntraServer, http: httpx.Client, api: Api, logins: Logins
 ) -> None:
     """A refresh token is good for one use: programs that start together share what it brings."""
-    old = ending(signed_in(entra, http, api.root), 5)
+    old = ending(signed_in(entra, http, api.origin), 5)
     logins.keep(old)
     api.takes_all = True
     with ThreadPoolExecutor(8) as pool:
-        clients = [TesClient(Client(server=api.root), logins) for _ in range(8)]
+        clients = [TesClient(Client(server=api.origin), logins) for _ in range(8)]
         assert list(pool.map(lambda client: client.state("t"), clients)) == ["QUEUED"] * 8
-    kept = logins.of(api.root)
+    kept = logins.of(api.origin)
     assert kept is not None
     assert set(api.shown) == {kept.token} != {old.token}
 
@@ -251,10 +238,10 @@ def test_many_renew_it_once(
 def test_a_login_that_has_ended_says_so(
     entra: EntraServer, http: httpx.Client, api: Api, logins: Logins
 ) -> None:
-    logins.keep(ending(signed_in(entra, http, api.root), -1))
+    logins.keep(ending(signed_in(entra, http, api.origin), -1))
     entra.forget_refresh_tokens()
     with pytest.raises(Failure, match=r"the sign-in of ann at .* has ended: AADSTS70043") as caught:
-        TesClient(Client(server=api.root), logins).state("t")
+        TesClient(Client(server=api.origin), logins).state("t")
     assert caught.value.code == Code.SIGN_IN
     assert caught.value.details == ("sign in again: tesazure login",)
     assert api.shown == []
@@ -263,14 +250,14 @@ def test_a_login_that_has_ended_says_so(
 def test_an_outage_of_the_issuer_is_ridden_out_while_the_token_lasts(
     entra: EntraServer, http: httpx.Client, api: Api, logins: Logins
 ) -> None:
-    login = ending(signed_in(entra, http, api.root), 30)
+    login = ending(signed_in(entra, http, api.origin), 30)
     logins.keep(login)
     api.good.add(login.token)
     entra.down()
-    assert TesClient(Client(server=api.root), logins).state("t") == "QUEUED"
+    assert TesClient(Client(server=api.origin), logins).state("t") == "QUEUED"
     logins.keep(ending(login, -1))
     with pytest.raises(Failure, match="cannot be reached") as caught:
-        TesClient(Client(server=api.root), logins).state("t")
+        TesClient(Client(server=api.origin), logins).state("t")
     assert caught.value.code == Code.UNREACHABLE
 
 
@@ -278,14 +265,14 @@ def test_who_has_signed_out_is_not_signed_in_again(
     entra: EntraServer, http: httpx.Client, api: Api, logins: Logins
 ) -> None:
     """By a program that still runs, when its token ends."""
-    logins.keep(ending(signed_in(entra, http, api.root), 5))
-    client = TesClient(Client(server=api.root), logins)
-    logout(Client(server=api.root), logins)
+    logins.keep(ending(signed_in(entra, http, api.origin), 5))
+    client = TesClient(Client(server=api.origin), logins)
+    logout(Client(server=api.origin), logins)
     issued = entra.issued
     with pytest.raises(Failure, match=r"ann at .* has ended: signed out meanwhile") as caught:
         client.state("t")
     assert caught.value.code == Code.SIGN_IN
-    assert (entra.issued, api.shown, logins.of(api.root)) == (issued, [], None)
+    assert (entra.issued, api.shown, logins.of(api.origin)) == (issued, [], None)
 
 
 @pytest.mark.parametrize("locked", [True, False])
@@ -293,33 +280,33 @@ def test_signing_out_while_a_token_is_renewed_holds(
     entra: Hesitant, http: httpx.Client, api: Api, logins: Logins, locked: bool
 ) -> None:
     """By `logout`, or by who deletes the file."""
-    logins.keep(ending(signed_in(entra, http, api.root), 5))
+    logins.keep(ending(signed_in(entra, http, api.origin), 5))
     api.takes_all = True
     entra.may_renew.clear()
     with ThreadPoolExecutor(2) as pool:
         try:
-            state = pool.submit(TesClient(Client(server=api.root), logins).state, "t")
+            state = pool.submit(TesClient(Client(server=api.origin), logins).state, "t")
             assert entra.renewing.wait(30)
             leave = logout if locked else (lambda client, _: logins.forget(client.server))
-            left = pool.submit(leave, Client(server=api.root), logins)
+            left = pool.submit(leave, Client(server=api.origin), logins)
             if not locked:
                 left.result(10)
         finally:
             entra.may_renew.set()
         assert state.result(30) == "QUEUED"
         left.result(30)
-    assert logins.of(api.root) is None
+    assert logins.of(api.origin) is None
 
 
 def test_what_is_shown_comes_in_order(api: Api, logins: Logins) -> None:
     """The token given, the URL's user and password, the login, nothing."""
-    with_password = f"http://ann:p%40ss@{api.root.removeprefix('http://')}"
-    logins.keep(Login(server=api.root, token="kept", name="ann"))
+    with_password = f"http://ann:p%40ss@{api.origin.removeprefix('http://')}"
+    logins.keep(Login(server=api.origin, token="kept", name="ann"))
     for client in (
         TesClient(Client(server=with_password, token="given"), logins),
         TesClient(Client(server=with_password), logins),
-        TesClient(Client(server=api.root), logins),
-        TesClient(Client(server=api.root)),
+        TesClient(Client(server=api.origin), logins),
+        TesClient(Client(server=api.origin)),
     ):
         with pytest.raises(Failure):
             client.state("t")

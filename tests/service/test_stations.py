@@ -23,7 +23,7 @@ from tesazure.stations.station import Footing, Station
 from tesazure.stations.switching import Stations
 from tesazure.store.sql_store import open_store
 from tests.conftest import shared
-from tests.contract.store_tasks import finished
+from tests.contract.store_tasks import finished, placed
 from tests.service.assembly import eventually
 from tests.service.test_backend_switch import batch_settings
 from tests.services.azurite import Azurite
@@ -164,6 +164,23 @@ async def test_a_former_backend_is_not_ended_while_it_is_made_the_current_one(
         assert made.current.backend is first.backend
         assert (await first.backend.check())[0].ok
         assert first.backend.capabilities.name == "local"
+
+
+async def test_what_runs_where_no_setting_leads_is_told_at_the_start(
+    tmp_path: Path, lab: BatchLab, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "home").mkdir()
+    store = await open_store("", tmp_path / "home" / "tesazure.db")
+    installation = installation_of(await store.identity())
+    for account in ("former", lab.batch.account):
+        await placed(store, scope=scope_of(account, installation))
+    await placed(store, scope="another machine")
+    await store.close()
+    async with stations(tmp_path, there(lab)):
+        [told] = [each.getMessage() for each in caplog.records if "no setting leads" in each.msg]
+    assert told.startswith("attempts of tasks in the Batch account former")
+    assert "any more: 1; " in told
+    assert "BATCH_ACCOUNT_NAME=former" in told
 
 
 async def test_what_cannot_be_opened_at_the_start_is_tried_again(

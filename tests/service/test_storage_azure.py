@@ -32,6 +32,7 @@ from tesazure.storage.parts import CONNECTIONS, PART
 from tesazure.storage.sas import DelegationKey, Grant, Place, delegation_sas
 from tesazure.storage.transport import Patience, Transport
 from tests.conftest import shared
+from tests.service.acts import do
 from tests.services.azurite import ACCOUNT, Azurite, AzuriteTls
 
 HASTY = Patience(attempts=2, pause_s=0.01)
@@ -57,13 +58,6 @@ def transport() -> Iterator[Transport]:
 @pytest.fixture
 def storage(azurite: Azurite, transport: Transport) -> BlobStorage:
     return BlobStorage(transport, azurite.endpoints)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "file"
-    path.write_bytes(b"content")
-    return path
 
 
 def sha256(path: Path) -> str:
@@ -126,14 +120,7 @@ def test_reasons_are_told_apart(
     # Large enough for blocks where an upload is refused at the block, not at the blob.
     (tmp_path / "file").write_bytes(bytes(PART + 1) if name == "page" else b"x")
     with pytest.raises(error, match=text) as caught:
-        if act == "get":
-            storage.get(url, tmp_path / "got")
-        elif act == "put":
-            storage.put(tmp_path / "file", url)
-        elif act == "stat":
-            storage.stat(url)
-        else:
-            list(storage.list(url))
+        do(storage, act, url, tmp_path / "file")
     assert type(caught.value) is error
     assert plain in str(caught.value)
     assert "sig=" not in str(caught.value)

@@ -18,6 +18,7 @@ from tesazure.storage.azure_files import AzureFilesStorage
 from tesazure.storage.base import Entry
 from tesazure.storage.parts import CONNECTIONS, PART
 from tesazure.storage.transport import Patience, Transport
+from tests.service.acts import do
 from tests.services.azure_files_server import AzureFilesServer, Directory, File
 
 
@@ -33,13 +34,6 @@ def server() -> Iterator[AzureFilesServer]:
 def storage(server: AzureFilesServer) -> Iterator[AzureFilesStorage]:
     with contextlib.closing(Transport(patience=Patience(attempts=2, pause_s=0.01))) as transport:
         yield AzureFilesStorage(transport, server.endpoints)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "file.txt"
-    path.write_bytes(b"content")
-    return path
 
 
 def children(server: AzureFilesServer, path: str) -> list[str]:
@@ -118,14 +112,7 @@ def test_reasons_are_told_apart(
     url = f"{plain}?{made[signature]()}"
     before = children(server, "dir")
     with pytest.raises(error, match=text) as caught:
-        if act == "get":
-            storage.get(url, tmp_path / "got")
-        elif act == "put":
-            storage.put(file, url)
-        elif act == "stat":
-            storage.stat(url)
-        else:
-            list(storage.list(url))
+        do(storage, act, url, file)
     assert type(caught.value) is error
     assert plain in str(caught.value)
     assert "sig=" not in str(caught.value)

@@ -53,13 +53,6 @@ def storage(server: GcsServer, transport: Transport) -> GcsStorage:
     return GcsStorage(transport, server.endpoints, TOKEN)
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "file"
-    path.write_bytes(b"content")
-    return path
-
-
 REASONS = [
     # the token, the bucket, what is done, the error, what its text says
     (TOKEN, "bucket-1", "get", StorageNotFound, "HTTP 404 .*notFound"),

@@ -65,13 +65,6 @@ def storage(server: S3Server, transport: Transport) -> S3Storage:
     return S3Storage(transport, server.endpoints, KEY)
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "file"
-    path.write_bytes(b"content")
-    return path
-
-
 REASONS = [
     # the key, what is done, the error, what its text says
     ("good", "get", StorageNotFound, "HTTP 404 .*NoSuchKey"),

@@ -14,12 +14,15 @@ from tesazure.settings import Settings
 from tesazure.store.entra import database_sign_in_of
 from tesazure.store.sql_store import SqlStore, open_store
 from tests.conftest import refuse
-from tests.service.server import start_server
+from tests.service.server import start_server, until
+from tests.service.test_reload import hang_up, says, server_with_file
 from tests.services import base
 from tests.services.entra_postgresql import RESOURCE, EntraPostgreSQL
 from tests.services.entra_server import CLIENT, LIFETIME_S, SECRET, TENANT, EntraServer
 
 pytestmark = [pytest.mark.postgres, pytest.mark.xdist_group("entra-postgresql")]
+
+TASK = {"executors": [{"image": "x", "command": ["true"]}]}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,7 @@ def given(entra: EntraServer, database: EntraPostgreSQL, tmp_path: Path) -> dict
     database.verdicts.clear()
     entra.asked.clear()
     entra.lifetime_s = LIFETIME_S
+    entra.secrets[CLIENT] = SECRET
     bundle = tmp_path / "authorities.pem"
     bundle.write_text(Path(entra.ca_bundle).read_text() + database.ca_bundle.read_text())
     return {
@@ -72,9 +76,7 @@ def test_a_server_runs_on_it(
 ) -> None:
     with start_server(tmp_path / "server", **given) as server, server.client() as client:
         assert client.get("/v1/tasks/service-info").status_code == 200
-        task = {"executors": [{"image": "x", "command": ["true"]}]}
-        made = client.post("/ga4gh/tes/v1/tasks", json=task)
-        assert made.status_code == 200
+        assert client.post("/ga4gh/tes/v1/tasks", json=TASK).status_code == 200
         checks = {c["name"]: c for c in client.get("/readyz").json()["checks"]}
         assert checks["store"]["ok"]
         log = server.log.read_text()
@@ -103,6 +105,30 @@ async def test_a_new_connection_gets_a_new_token_when_the_old_one_is_spent(
     await store.close()
     assert len(entra.asked) > before
     assert set(database.verdicts) == {"ok"}
+
+
+def test_another_secret_is_that_of_the_next_connection_once_it_has_proved_good(
+    given: dict[str, str], database: EntraPostgreSQL, entra: EntraServer, tmp_path: Path
+) -> None:
+    entra.lifetime_s = 60  # asked for anew each time, see above
+    config = tmp_path / "c.toml"
+    config.write_text(f'azure_secret = "{given.pop("azure_secret")}"')
+    with server_with_file(config, tmp_path / "s", **given) as server, server.client() as client:
+
+        def use(secret: str) -> None:
+            config.write_text(f'azure_secret = "{secret}"')
+            hang_up(server)
+
+        use("a-wrong-secret")
+        says(server, "new settings are not used, nothing has changed: DATABASE_AUTH: no token")
+        entra.secrets[CLIENT] = "the-second-secret"
+        use("the-second-secret")
+        says(server, "in effect now: AZURE_SECRET")
+        database.restart(mode="fast")
+        until(lambda: client.post("/ga4gh/tes/v1/tasks", json=TASK).status_code == 200)
+        log = server.log.read_text()
+    assert "AADSTS7000215" in log
+    assert not [each for each in (SECRET, "a-wrong-secret", "the-second-secret") if each in log]
 
 
 async def test_what_is_told_without_a_token(
@@ -142,6 +168,22 @@ async def test_tls_is_not_left_out_because_the_url_says_so(
     store = await opened({**given, "database_url": f"{given['database_url']}?sslmode=disable"})
     await store.close()
     assert set(database.verdicts) == {"ok"}
+
+
+async def test_with_a_password_the_documented_url_asks_for_the_same_proof(
+    database: EntraPostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libpq alone would look for authorities in a file of the user's, and stop without it."""
+    options = "?sslmode=verify-full&sslrootcert=system"
+    for page in ("kubernetes", "operations"):
+        assert options in Path(__file__).parents[2].joinpath(f"docs/{page}.md").read_text()
+    url = database.create_database() + options
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with pytest.raises(StoreUnavailable, match="certificate verify failed"):
+        await opened({"database_url": url})
+    monkeypatch.setenv("SSL_CERT_FILE", str(database.ca_bundle))
+    store = await opened({"database_url": url})
+    await store.close()
 
 
 def test_doctor_looks_at_it(given: dict[str, str]) -> None:

@@ -20,6 +20,7 @@ from tesazure.store.engine import Database, Prepared
 from tesazure.store.records import ListQuery
 from tesazure.store.sql_store import open_store
 from tests.contract.store_tasks import ALL, created, listed, new_task
+from tests.service.server import until
 from tests.services.base import free_port
 from tests.services.postgresql import PostgreSQL
 
@@ -110,6 +111,25 @@ async def test_a_commit_that_fails_fails_all_of_it_and_nothing_else(postgres_url
     assert (await store.count_by_state())[State.QUEUED] == 0
     await created(store)
     assert (await store.count_by_state())[State.QUEUED] == 1
+    await store.close()
+
+
+async def test_a_write_that_waits_for_a_newer_version_is_refused(postgres_url: str) -> None:
+    """Not only one that begins when the newer version is done with the schema."""
+    store = await open_store(postgres_url)
+    newer = Database(postgres_url).open_writer()
+    Database(postgres_url).begin(newer, wait=True)
+    newer.driver.execute("UPDATE alembic_version SET version_num = '9999'")
+    task = new_task()
+    write = asyncio.ensure_future(store.create(task))
+    with psycopg.connect(postgres_url, autocommit=True) as watcher:
+        waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        await asyncio.to_thread(until, lambda: watcher.execute(waiting).fetchone())
+    newer.driver.commit()
+    newer.close()
+    with pytest.raises(StoreUnavailable, match="schema 9999"):
+        await write
+    assert await store.get(task.id, ALL) is None
     await store.close()
 
 

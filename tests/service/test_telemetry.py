@@ -10,12 +10,22 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from queue import Queue
+from threading import Thread
+from threading import enumerate as enumerate_threads
 from typing import Any
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.metrics.export import MetricExportResult
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from prometheus_client.core import GaugeMetricFamily
 
 from tesazure.model import State
+from tesazure.settings import quieten_azure_monitor
+from tesazure.telemetry.export import application_insights, otlp
+from tesazure.telemetry.measures import Measures
 from tests.service.server import (
     RunningServer,
     create,
@@ -149,31 +159,27 @@ def test_a_task_may_name_its_trace_itself(tmp_path: Path, collector: Collector) 
     assert parents(collector.of_trace(TRACE))["attempt"] == CALLER
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        "",
-        "00-0-0-01",
-        f"00-{'0' * 32}-{CALLER}-01",
-        f"ff-{TRACE}-{CALLER}-01",
-        "\x80" * 55,
-        "a" * 9000,
-    ],
-    ids=["empty", "short", "zeros", "version", "latin", "long"],
-)
-def test_what_is_no_context_counts_for_nothing(
-    tmp_path: Path, collector: Collector, sent: str
-) -> None:
+NONSENSE = [
+    "",
+    "00-0-0-01",
+    f"00-{'0' * 32}-{CALLER}-01",
+    f"ff-{TRACE}-{CALLER}-01",
+    "\x80" * 55,
+    "a" * 9000,
+]
+
+
+def test_what_is_no_context_counts_for_nothing(tmp_path: Path, collector: Collector) -> None:
     with start_server(tmp_path, otlp_endpoint=collector.origin, scheduler="false") as server:
         with server.client() as client:
-            headers = [(b"traceparent", sent.encode("latin-1"))]
-            task_id = client.post("/v1/tasks", json=task(), headers=headers).json()["id"]
-            twice = [(b"traceparent", SENT["traceparent"].encode())] * 2
-            client.post("/v1/tasks", json=task(), headers=twice)
-            assert "tags" not in get(client, task_id)
+            ids = []
+            for sent in (*([each] for each in NONSENSE), [SENT["traceparent"]] * 2):
+                headers = [(b"traceparent", each.encode("latin-1")) for each in sent]
+                task_id = client.post("/v1/tasks", json=task(), headers=headers).json()["id"]
+                assert "tags" not in get(client, task_id), sent
+                ids.append(task_id)
         assert server.stop() == 0
-    assert f"7e5a{task_id}" in {span.trace_id.hex() for _, span in collector.spans}
-    assert TRACE not in {span.trace_id.hex() for _, span in collector.spans}
+    assert {span.trace_id.hex() for _, span in collector.spans} == {f"7e5a{each}" for each in ids}
 
 
 def test_failures_are_marked(tmp_path: Path, collector: Collector) -> None:
@@ -199,6 +205,7 @@ def test_failures_are_marked(tmp_path: Path, collector: Collector) -> None:
     spans = collector.of_trace(f"7e5a{missing}")
     assert attributes(spans["attempt"].attributes)["tesazure.state"] == "SYSTEM_ERROR"
     assert "absent" in spans["runner"].status.message
+    assert spans["stage in"].status == spans["runner"].status
     assert "executor" not in spans
     ends = {(State.EXECUTOR_ERROR, "executor"): 1, (State.SYSTEM_ERROR, "stage_in"): 1}
     ends[State.CANCELED, ""] = 1
@@ -261,6 +268,8 @@ def test_metrics_are_those_of_the_page(tmp_path: Path, collector: Collector) -> 
     ends = {end: n for end, n in collector.values("tesazure_tasks_finished").items() if n}
     assert ends == {(("reason", ""), ("state", "COMPLETE")): 1}
     assert collector.values("tesazure_budget_limit_usd") == {(("budget", "all"),): 5}
+    # What did not happen yet is there, too: a series that begins with 1 has not grown.
+    assert 'tesazure_tasks_finished_total{reason="lost",state="SYSTEM_ERROR"} 0.0' in page
     told = {metric.name for _, metric in collector.metrics}
     shown = {line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")}
     assert {name.removesuffix("_total") for name in shown} <= told
@@ -353,6 +362,46 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """Origin of a receiver that takes connections, and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("kind", ["otlp", "application_insights"])
+def test_a_receiver_that_never_answers_is_given_up(silent: str, kind: str) -> None:
+    if kind == "otlp":
+        receiver = otlp(silent, {}, "", send_s=0.2)
+    else:
+        names, threads = set(os.environ), set(enumerate_threads())
+        quieten_azure_monitor()
+        where = f"InstrumentationKey={KEY};IngestionEndpoint={silent}"
+        receiver = application_insights(where, "", send_s=0.2)
+        # What it would tell Microsoft, and ask there, it would by threads.
+        assert set(enumerate_threads()) <= threads
+        for name in set(os.environ) - names:  # other tests' servers have to do that themselves
+            del os.environ[name]
+    found: Queue[object] = Queue()
+    measures = Measures(Resource({}), InstrumentationScope("t"), 1, changes_only=False)
+    data = measures.of([GaugeMetricFamily("tasks", "…", value=1)], 2)
+    Thread(target=lambda: found.put(receiver.metrics.export(data)), daemon=True).start()
+    assert found.get(timeout=60) is MetricExportResult.FAILURE
+
+
+def test_receivers_that_never_answer_hold_nothing_up(tmp_path: Path, silent: str) -> None:
+    with start_server(
+        tmp_path,
+        otlp_endpoint=silent,
+        applicationinsights_connection_string=f"InstrumentationKey={KEY};IngestionEndpoint={silent}",
+        metrics_export_s=1,
+    ) as server:
+        with server.client() as client:
+            assert ended(client, create(client))["state"] == "COMPLETE"
+            assert client.get("/readyz").status_code == 200
+        assert server.stop(60) == 0
+
+
 def test_a_receiver_that_is_away_holds_nothing_up(tmp_path: Path) -> None:
     where = f"http://127.0.0.1:{free_port()}"
     insights = f"InstrumentationKey={KEY};IngestionEndpoint={where}"
@@ -420,3 +469,5 @@ def test_without_its_packages_the_server_says_which_extra(tmp_path: Path) -> Non
     )
     assert done.returncode == 2
     assert "tesazure[telemetry]" in done.stderr
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in done.stderr
+    assert "APPINSIGHTS" not in done.stderr

@@ -24,6 +24,7 @@ from tests.services.azure_cloud_batch import BatchAccounts
 from tests.services.azure_cloud_compute import Sizes
 from tests.services.azure_cloud_definition import definitions
 from tests.services.azure_cloud_groups import REGION, SUBSCRIPTION, Groups
+from tests.services.azure_cloud_pools import Pools
 from tests.services.azure_cloud_registries import Registries
 from tests.services.azure_cloud_rights import Rights
 from tests.services.azure_cloud_state import (
@@ -45,6 +46,8 @@ from tests.services.tls_server import Cut, Refusal, Request, TlsServer
 
 _VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?")
 _POLL = re.compile(r".*/([0-9a-f-]{36})")
+_READ_ONLY = frozenset({"id", "name", "type", "etag"})
+"""Of a resource."""
 
 
 @dataclass
@@ -122,7 +125,8 @@ class AzureCloud(TlsServer):
         self._troubles: list[Trouble] = []
         self.definitions = definitions()
         """Microsoft's; None where they are not."""
-        parts = (self.groups, self.rights, self.storage, self.batch, self.sizes)
+        pools = Pools(self.state, self.rights, self.batch)
+        parts = (self.groups, self.rights, self.storage, self.batch, pools, self.sizes)
         self._routes: list[Route] = [route for part in parts for route in part.routes()]
         self._routes += self.registries.routes()  # the last of which is for any resource
         for client in [*entra.secrets, entra.identity]:
@@ -178,6 +182,13 @@ class AzureCloud(TlsServer):
         with self.state.lock:
             self.state.put(made)
         return id_
+
+    def add_batch_account(self, group: str, name: str) -> BatchServer:
+        """A Batch account that was there before, in a group by name."""
+        with self.state.lock:
+            here = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}"
+            self.batch.add(here, name, {"location": REGION})
+            return self.batch.servers[name]
 
     def place(self, group: str, kind: str, name: str, **body: Any) -> str:
         """A resource of any type that was there before, in a group by name; its id."""
@@ -389,10 +400,17 @@ class AzureCloud(TlsServer):
         self.groups.check_registered(namespace, call["subscription"])
 
     def _check_body(self, route: Route, call: Call) -> None:
-        request = call.request
-        if self.definitions is None or route.operation == "Operation_Get":
+        request, wrong = call.request, []
+        if route.operation == "Operation_Get":
             return
-        wrong = self.definitions.request(request.method, request.path, request.query, call.body)
+        if call.body is not None and request.headers.get("content-type") != "application/json":
+            wrong.append(f"the content type is {request.headers.get('content-type')}")
+        if request.method in ("PUT", "PATCH") and call.body:
+            wrong += [f"{name} is read only" for name in sorted(_READ_ONLY & call.body.keys())]
+        if self.definitions is not None:
+            wrong += self.definitions.request(
+                request.method, request.path, request.query, call.body
+            )
         if wrong:
             self.violations.append(f"{request.method} {request.path}: {wrong}")
             said = f"The request content was invalid: {'; '.join(wrong)}"

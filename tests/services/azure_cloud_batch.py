@@ -107,6 +107,36 @@ class BatchAccounts:
             ),
         ]
 
+    # ------------------------------------------------------------------ what others ask for
+
+    def add(self, group: str, name: str, given: dict[str, Any]) -> Resource:
+        """An account, in a group by id, and its server. Its document is as clients give it."""
+        location = given["location"]
+        made = Resource(f"{group}/providers/{KIND}/{name}", KIND, {"location": location})
+        self._keys[name] = [_new_key(), _new_key()]
+        server = self.servers[name] = self._open_server(name, self._keys[name], made.id)
+        made.properties.update(
+            self.core_quotas,
+            accountEndpoint=server.url.partition("://")[2],
+            allowedAuthenticationModes=_BOTH,
+            encryption={"keySource": "Microsoft.Batch"},
+            nodeManagementEndpoint=f"{name}.{location}.service.batch.azure.com",
+            poolAllocationMode="BatchService",
+            privateEndpointConnections=[],
+            provisioningState="Succeeded",
+            publicNetworkAccess="Enabled",
+        )
+        self._set(made, given)
+        self._state.put(made)
+        return made
+
+    def found(self, call: Call) -> Resource:
+        """The account that a request names. Raises Refused."""
+        found = self._state.get(f"{call.group_path}/providers/{KIND}/{call['account']}")
+        if found is None:
+            raise not_found(KIND, call["account"], call["group"])
+        return found
+
     def end(self, resource: Resource) -> None:
         """An account goes, with its pools and jobs."""
         self._keys.pop(resource.name, None)
@@ -117,7 +147,7 @@ class BatchAccounts:
     # ------------------------------------------------------------------ what clients ask for
 
     def _accounts(self) -> list[Resource]:
-        return [each for each in self._state.resources.values() if each.type == KIND]
+        return self._state.of_type(KIND)
 
     def _quotas(self, call: Call) -> Reply:
         self._groups.check_location(KIND, call["location"], "location")
@@ -142,9 +172,7 @@ class BatchAccounts:
         return Reply(200, {"nameAvailable": True})
 
     def _list(self, call: Call) -> Reply:
-        start = call.group_path if "group" in call.ids else f"/subscriptions/{call['subscription']}"
-        found = [each.told() for each in self._state.below(start) if each.type == KIND]
-        return Reply(200, {"value": found})
+        return self._state.listed(call, KIND)
 
     def _put(self, call: Call) -> Reply:
         name, given = call["account"], call.body
@@ -166,37 +194,8 @@ class BatchAccounts:
                 f" Region: {location}, quota: {self.quota}."
             )
             raise Refused(409, "SubscriptionQuotaExceeded", said)
-        made = Resource(f"{call.group_path}/providers/{KIND}/{name}", KIND, {"location": location})
-        made.properties.update(
-            poolAllocationMode="BatchService",
-            publicNetworkAccess="Enabled",
-            allowedAuthenticationModes=_BOTH,
-            encryption={"keySource": "Microsoft.Batch"},
-            privateEndpointConnections=[],
-        )
-        made.properties.update(self.core_quotas)
-        self._keys[name] = [_new_key(), _new_key()]
-        server = self.servers[name] = self._open_server(name, self._keys[name], made.id)
-        made.properties["accountEndpoint"] = server.url.partition("://")[2]
-        made.properties["nodeManagementEndpoint"] = f"{name}.{location}.service.batch.azure.com"
-        self._set(made, given)
-        made.properties["provisioningState"] = "Creating"
-        self._state.put(made)
-
-        def finish() -> dict[str, Any]:
-            made.properties["provisioningState"] = "Succeeded"
-            return made.told()
-
-        return self._later(call, made, self._state.pace.creation_s, finish)
-
-    def _later(
-        self, call: Call, resource: Resource, seconds: float, finish: Callable[[], Any]
-    ) -> Reply:
-        where = (
-            f"/subscriptions/{call['subscription']}/providers/Microsoft.Batch/locations"
-            f"/{resource.body['location']}/accountOperationResults"
-        )
-        return self._state.begin(seconds, resource.id, where, finish)
+        made = self.add(call.group_path, name, {**given, "location": location})
+        return self._state.begin_creation(made, _operations(made))
 
     def _put_again(self, found: Resource, given: dict[str, Any], location: str) -> Reply:
         if found.body["location"] != location:
@@ -256,17 +255,11 @@ class BatchAccounts:
         modes = resource.properties["allowedAuthenticationModes"]
         server.doorkeeper.forbids_keys = "SharedKey" not in modes
 
-    def _found(self, call: Call) -> Resource:
-        found = self._state.get(f"{call.group_path}/providers/{KIND}/{call['account']}")
-        if found is None:
-            raise not_found(KIND, call["account"], call["group"])
-        return found
-
     def _get(self, call: Call) -> Reply:
-        return Reply(200, self._found(call).told())
+        return Reply(200, self.found(call).told())
 
     def _patch(self, call: Call) -> Reply:
-        found = self._found(call)
+        found = self.found(call)
         self._check_properties(call, call.body.get("properties") or {}, found.body["location"])
         self._set(found, call.body)
         return Reply(200, found.told())
@@ -281,18 +274,25 @@ class BatchAccounts:
             self.end(found)
             self._state.remove(found.id)
 
-        return self._later(call, found, self._state.pace.deletion_s, finish)
+        return self._state.begin(self._state.pace.deletion_s, found.id, _operations(found), finish)
 
     def _list_keys(self, call: Call) -> Reply:
-        name = self._found(call).name
+        name = self.found(call).name
         primary, secondary = self._keys[name]
         keys = {"accountName": name, "primary": primary, "secondary": secondary}
         return Reply(200, keys)
 
     def _sync(self, call: Call) -> Reply:
-        if "autoStorage" not in self._found(call).properties:
+        if "autoStorage" not in self.found(call).properties:
             raise Refused(409, "NoAutoStorageAccount", "The account has no auto storage account.")
         return Reply(204)
+
+
+def _operations(account: Resource) -> str:
+    """Where clients ask how far what an account waits for is."""
+    subscription, location = account.id.split("/")[2], account.body["location"]
+    top = f"/subscriptions/{subscription}/providers/Microsoft.Batch/locations"
+    return f"{top}/{location}/accountOperationResults"
 
 
 def _new_key() -> str:

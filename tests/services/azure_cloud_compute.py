@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import urlencode
 
 from tests.services.azure_cloud_groups import Groups
 from tests.services.azure_cloud_state import Call, Refused, Reply, Route
@@ -42,7 +43,9 @@ class Sizes:
         self.restricted: set[str] = set()
         """Sizes that are NotAvailableForSubscription."""
         self.page = 3
-        """How many of Batch's list come at once."""
+        """How many of a list come at once."""
+        self.elsewhere = ""
+        """Where Compute's list goes on, instead of here."""
         self.core_limits: dict[str, int] = {"cores": 100, "lowPriorityCores": 100}
         """Compute's quotas of a location, by name."""
 
@@ -75,12 +78,15 @@ class Sizes:
 
     def _supported(self, call: Call) -> Reply:
         self._groups.check_location("Microsoft.Batch/locations", call["location"], "location")
+        return self._page(call, self.skus, self._url)
+
+    def _page(self, call: Call, items: list[dict[str, Any]], url: str) -> Reply:
         query = call.request.query
         at = int(query.get("$skiptoken", 0))
-        found: dict[str, Any] = {"value": self.skus[at : at + self.page]}
-        if at + self.page < len(self.skus):
-            following = f"api-version={query['api-version']}&%24skiptoken={at + self.page}"
-            found["nextLink"] = f"{self._url}{call.request.path}?{following}"
+        found: dict[str, Any] = {"value": items[at : at + self.page]}
+        if at + self.page < len(items):
+            following = urlencode(query | {"$skiptoken": str(at + self.page)})
+            found["nextLink"] = f"{url}{call.request.path}?{following}"
         return Reply(200, found)
 
     def _all(self, call: Call) -> Reply:
@@ -108,7 +114,7 @@ class Sizes:
                     "restrictions": [closed] if each["name"] in self.restricted else [],
                 }
             )
-        return Reply(200, {"value": value})
+        return self._page(call, value, self.elsewhere or self._url)
 
     def _usages(self, _: Call) -> Reply:
         usual = {"unit": "Count", "currentValue": 0}

@@ -89,7 +89,7 @@ class Registries:
         return Reply(200, {"nameAvailable": True})
 
     def _is_taken(self, name: str) -> bool:
-        own = [e.name.lower() for e in self._state.resources.values() if e.type == KIND]
+        own = [each.name.lower() for each in self._state.of_type(KIND)]
         return name.lower() in [*own, *(each.lower() for each in self.taken)]
 
     def _put(self, call: Call) -> Reply:
@@ -113,15 +113,8 @@ class Registries:
         made = Resource(f"{call.group_path}/providers/{KIND}/{name}", KIND, body)
         made.properties.update(adminUserEnabled=False, loginServer=f"{name.lower()}.azurecr.io")
         made.properties.update(given.get("properties") or {})
-        made.properties["provisioningState"] = "Creating"
-        self._state.put(made)
-
-        def finish() -> dict[str, Any]:
-            made.properties["provisioningState"] = "Succeeded"
-            return made.told()
-
         where = f"{made.id}/operationStatuses"
-        return self._state.begin_async(self._state.pace.creation_s, made, where, finish)
+        return self._state.begin_creation(made, where, style="async")
 
     def _list_credentials(self, call: Call) -> Reply:
         found = self._state.get(call.request.path.rpartition("/")[0])

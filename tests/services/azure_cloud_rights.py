@@ -123,6 +123,16 @@ BUILT_IN: dict[str, tuple[str, dict[str, list[str]]]] = {
         "b86a8fe4-44ce-4948-aee5-eccb2c155cd7",
         {"dataActions": ["Microsoft.KeyVault/vaults/secrets/*"]},
     ),
+    "Managed Identity Operator": (
+        "f1a07417-d97a-45cb-824c-7a7467783830",
+        {
+            "actions": [
+                *_USUAL,
+                "Microsoft.ManagedIdentity/userAssignedIdentities/*/read",
+                "Microsoft.ManagedIdentity/userAssignedIdentities/*/assign/action",
+            ]
+        },
+    ),
     "Network Contributor": (
         "4d97b98b-1d4f-4787-a291-c67834d212e7",
         {"actions": [*_USUAL, "Microsoft.Network/*"]},
@@ -374,8 +384,7 @@ class Rights:
         return Resource(id_, _ASSIGNMENTS, {"properties": properties})
 
     def _assignments(self) -> list[Resource]:
-        # Of a copy: roles are asked for while accounts come and go.
-        return [e for e in list(self._state.resources.values()) if e.type == _ASSIGNMENTS]
+        return self._state.of_type(_ASSIGNMENTS)
 
     def _held(self, principal: str, scope: str) -> list[Resource]:
         """The roles that count at a scope."""
@@ -400,10 +409,13 @@ def _allows(role: Resource, action: str, *, data: bool) -> bool:
 
 
 def _matches(patterns: Iterable[str], action: str) -> bool:
-    return any(
-        re.fullmatch(re.escape(each).replace(r"\*", ".*"), action, re.IGNORECASE)
-        for each in patterns
-    )
+    return any(re.fullmatch(_expression(each), action, re.IGNORECASE) for each in patterns)
+
+
+def _expression(pattern: str) -> str:
+    # Between slashes it may stand for nothing: userAssignedIdentities/*/assign/action is all that
+    # Managed Identity Operator has, and allows userAssignedIdentities/assign/action.
+    return re.escape(pattern).replace(r"/\*/", "/(.*/)?").replace(r"\*", ".*")
 
 
 def _check_guid(name: str) -> None:

@@ -178,6 +178,16 @@ class State:
             if key.startswith(start):
                 yield resource
 
+    def of_type(self, kind: str) -> list[Resource]:
+        """All of a type, wherever they are."""
+        # Of a copy: some are asked for without the lock, while accounts come and go.
+        return [each for each in list(self.resources.values()) if each.type == kind]
+
+    def listed(self, call: Call, kind: str) -> Reply:
+        """All of a type in the group or the subscription that a request names."""
+        top = call.group_path if "group" in call.ids else f"/subscriptions/{call['subscription']}"
+        return Reply(200, {"value": [e.told() for e in self.below(top) if e.type == kind]})
+
     def remove(self, id_: str) -> None:
         """With what is below it."""
         for resource in [*self.below(id_)]:
@@ -201,6 +211,25 @@ class State:
         operation = self._keep(Operation(due, finish, "location", path, undo))
         headers = {"Location": f"{where}/{operation.id}"}
         return Reply(202, None, headers | self.retry_after)
+
+    def begin_creation(
+        self,
+        made: Resource,
+        where: str,
+        undo: Callable[[], None] | None = None,
+        style: Style = "location",
+    ) -> Reply:
+        """Keep a resource that is Creating at first, see `begin` and `begin_async`."""
+        made.properties["provisioningState"] = "Creating"
+        self.put(made)
+
+        def finish() -> dict[str, Any]:
+            made.properties["provisioningState"] = "Succeeded"
+            return made.told()
+
+        if style == "async":
+            return self.begin_async(self.pace.creation_s, made, where, finish)
+        return self.begin(self.pace.creation_s, made.id, where, finish, undo)
 
     def begin_async(
         self, seconds: float, resource: Resource, where: str, finish: Callable[[], Any]

@@ -142,7 +142,7 @@ class StorageAccounts:
     def shares(self) -> set[tuple[str, str]]:
         """Account and name of every file share."""
         kind = f"{KIND}/fileServices/shares"
-        found = [each.id.split("/") for each in self._state.resources.values() if each.type == kind]
+        found = [each.id.split("/") for each in self._state.of_type(kind)]
         return {(parts[8], parts[12]) for parts in found}
 
     def mount(self, mount: Mapping[str, Any]) -> str:
@@ -201,7 +201,7 @@ class StorageAccounts:
         return sum(each.body["location"] == location for each in self._accounts())
 
     def _accounts(self) -> list[Resource]:
-        return [each for each in list(self._state.resources.values()) if each.type == KIND]
+        return self._state.of_type(KIND)
 
     def _check_name(self, call: Call) -> Reply:
         name = call.body["name"]
@@ -219,9 +219,7 @@ class StorageAccounts:
         return Reply(200, {"nameAvailable": True})
 
     def _list(self, call: Call) -> Reply:
-        start = call.group_path if "group" in call.ids else f"/subscriptions/{call['subscription']}"
-        found = [each.told() for each in self._state.below(start) if each.type == KIND]
-        return Reply(200, {"value": found})
+        return self._state.listed(call, KIND)
 
     def _put(self, call: Call) -> Reply:
         name, given = call["account"], call.body
@@ -257,14 +255,8 @@ class StorageAccounts:
         made = Resource(f"{call.group_path}/providers/{KIND}/{name}", KIND, {})
         self._set(made, given, location)
         self._keys[name] = [_new_key(), _new_key()]
-        made.properties["provisioningState"] = "Creating"
-        self._state.put(made)
         self.gates[name] = self._open_gate(made, self._keys[name])
         self._tell_endpoints(made)
-
-        def finish() -> dict[str, Any]:
-            made.properties["provisioningState"] = "Succeeded"
-            return made.told()
 
         where = (
             f"/subscriptions/{call['subscription']}/providers/Microsoft.Storage/locations"
@@ -275,7 +267,7 @@ class StorageAccounts:
             self.end(made)
             self._state.remove(made.id)
 
-        return self._state.begin(self._state.pace.creation_s, made.id, where, finish, undo)
+        return self._state.begin_creation(made, where, undo)
 
     def _put_again(self, found: Resource, given: dict[str, Any], location: str) -> Reply:
         own = found.body["location"]

@@ -29,7 +29,8 @@ class Storm:
 
     def __init__(self, batch: BatchServer, share: float, within_s: float, every: int) -> None:
         self.preempted = 0
-        """Nodes so far."""
+        self.nodes = 0
+        """Nodes so far: those taken away, and all that got a task."""
         self.troubles = 0
         self._batch = batch
         self._share, self._within_s, self._every = share, within_s, every
@@ -55,6 +56,7 @@ class Storm:
             now = time.monotonic()
             for node in self._busy_nodes():
                 if node not in ends:
+                    self.nodes += 1
                     goes = self._random.random() < self._share
                     ends[node] = now + self._random.uniform(0, self._within_s) if goes else math.inf
                 elif ends[node] <= now:

@@ -192,10 +192,7 @@ class Handler(QuietHandler):
 
     def do_PUT(self) -> None:
         """Take an object, or fail to."""
-        owner = self.owner
-        path = unquote(urlsplit(self.path).path)
-        owner.requests.append((self.command, self.path, dict(self.headers.items())))
-        owner.asked.set()
+        owner, path = self.owner, self._noted()
         if path in owner.answers:
             owner.answers[path](self)
             return
@@ -226,6 +223,13 @@ class Handler(QuietHandler):
         """As PUT."""
         self.do_PUT()
 
+    def _noted(self) -> str:
+        """The path that is asked for, and a note of the request."""
+        owner = self.owner
+        owner.requests.append((self.command, self.path, dict(self.headers.items())))
+        owner.asked.set()
+        return unquote(urlsplit(self.path).path)
+
     def _store(self, path: str, body: bytes, length: int, fault: str) -> None:
         if len(body) != length:
             self.close_connection = True
@@ -246,10 +250,7 @@ class Handler(QuietHandler):
             self.send_plain(201)
 
     def _answer(self) -> None:
-        owner = self.owner
-        path = unquote(urlsplit(self.path).path)
-        owner.requests.append((self.command, self.path, dict(self.headers.items())))
-        owner.asked.set()
+        owner, path = self.owner, self._noted()
         if path in owner.answers:
             owner.answers[path](self)
             return

@@ -30,7 +30,8 @@ class MetadataService(LoopbackHttp):
         super().__init__(_Handler)
         self.identity = identity
         self.troubles: list[int | None] = []
-        """Statuses of the next answers; None: the connection is closed without one."""
+        """Statuses of the next answers, 400 being that of an identity that the node does not have;
+        None: the connection is closed without one."""
         self.asked = 0
         self._tokens: dict[str, tuple[str, str]] = {}
 
@@ -47,9 +48,11 @@ class MetadataService(LoopbackHttp):
     def answer(self, request: QuietHandler) -> tuple[int, dict[str, Any]] | None:
         """To a GET; None: the connection is to be closed."""
         self.asked += 1
-        if self.troubles:
-            trouble = self.troubles.pop(0)
-            return None if trouble is None else (trouble, {"error": "unavailable"})
+        trouble = self.troubles.pop(0) if self.troubles else 0
+        if trouble is None:
+            return None
+        if trouble not in (0, 400):
+            return trouble, {"error": "unavailable"}
         parts = urlsplit(request.path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         said = ""
@@ -61,7 +64,7 @@ class MetadataService(LoopbackHttp):
             said = "The requested path and version are not supported"
         elif query.keys() != _PROPERTIES:
             said = f"The query must have {', '.join(sorted(_PROPERTIES))}"
-        elif query["msi_res_id"].lower() != self.identity.lower():
+        elif trouble or query["msi_res_id"].lower() != self.identity.lower():
             said = "Identity not found"
         if said:
             return 400, {"error": "invalid_request", "error_description": said}

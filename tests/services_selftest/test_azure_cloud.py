@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +23,6 @@ from tests.services.entra_server import OTHER_TENANT, TENANT, EntraServer, objec
 from tests.services_selftest.azure_clients import (
     BATCH,
     GROUP,
-    NAMESPACES,
     SCOPE,
     STORAGE,
     STRANGER,
@@ -35,36 +32,6 @@ from tests.services_selftest.azure_clients import (
 
 VERSION = "2024-05-01"
 SUBNETS: Any = {"subnets": [{"name": "nodes", "properties": {"addressPrefix": "10.0.0.0/24"}}]}
-
-
-@pytest.fixture
-def entra(tmp_path: Path) -> Iterator[EntraServer]:
-    with EntraServer(tmp_path / "entra") as entra:
-        entra.secrets[STRANGER] = "another-secret"
-        yield entra
-
-
-@pytest.fixture
-def cloud(tmp_path: Path, entra: EntraServer) -> Iterator[AzureCloud]:
-    with AzureCloud(tmp_path / "cloud", entra) as cloud:
-        cloud.register(*NAMESPACES)
-        yield cloud
-
-
-@pytest.fixture
-def owner(cloud: AzureCloud, entra: EntraServer) -> Clients:
-    return Clients(cloud, entra)
-
-
-@pytest.fixture
-def stranger(cloud: AzureCloud, entra: EntraServer) -> Clients:
-    return Clients(cloud, entra, STRANGER)
-
-
-@pytest.fixture
-def quick(cloud: AzureCloud) -> None:
-    """What takes a while is done at once."""
-    cloud.pace.creation_s = cloud.pace.deletion_s = cloud.pace.registration_s = 0
 
 
 # -- who asks

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
-from pathlib import Path
+import json
 from typing import Any
 
 import pytest
 from azure.batch import BatchClient, models
+from azure.core import MatchConditions
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError, ResourceExistsError
 from azure.storage.blob import generate_blob_sas
@@ -16,10 +16,10 @@ from azure.storage.blob import generate_blob_sas
 from tesazure.storage.sas import DelegationKey, Grant, Place, delegation_sas
 from tests.services.azure_cloud import AzureCloud
 from tests.services.azure_cloud_rights import BUILT_IN
-from tests.services.entra_server import EntraServer, object_id
+from tests.services.entra_server import object_id
 from tests.services_selftest.azure_clients import (
     BATCH,
-    NAMESPACES,
+    GROUP,
     SCOPE,
     STORAGE,
     STRANGER,
@@ -30,34 +30,10 @@ from tests.services_selftest.batch_account import machine
 
 
 @pytest.fixture
-def entra(tmp_path: Path) -> Iterator[EntraServer]:
-    with EntraServer(tmp_path / "entra") as entra:
-        entra.secrets[STRANGER] = "another-secret"
-        yield entra
-
-
-@pytest.fixture
-def cloud(tmp_path: Path, entra: EntraServer) -> Iterator[AzureCloud]:
-    with AzureCloud(tmp_path / "cloud", entra) as cloud:
-        cloud.register(*NAMESPACES)
-        cloud.add_group("lab")
-        yield cloud
-
-
-@pytest.fixture
-def owner(cloud: AzureCloud, entra: EntraServer) -> Clients:
-    return Clients(cloud, entra)
-
-
-@pytest.fixture
-def stranger(cloud: AzureCloud, entra: EntraServer) -> Clients:
-    return Clients(cloud, entra, STRANGER)
-
-
-@pytest.fixture
-def quick(cloud: AzureCloud) -> None:
-    """What takes a while is done at once."""
-    cloud.pace.creation_s = cloud.pace.deletion_s = 0
+def cloud(cloud: AzureCloud) -> AzureCloud:
+    """With a group."""
+    cloud.add_group("lab")
+    return cloud
 
 
 # -- storage
@@ -332,6 +308,70 @@ def test_nodes_mount_shares_that_there_are(cloud: AzureCloud, owner: Clients, qu
         (node,) = client.list_nodes("wrong")
         assert node.errors is not None
         assert node.errors[0].code == "MountConfigurationException"
+
+
+# -- pools
+
+
+PULLER = f"{GROUP}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/puller"
+
+
+def pool(**more: Any) -> dict[str, Any]:
+    """With an identity, in Resource Manager's form."""
+    image = {"publisher": "microsoft-dsvm", "offer": "ubuntu-hpc", "sku": "2404"}
+    machine = {"imageReference": image, "nodeAgentSkuId": "batch.node.ubuntu 24.04"}
+    formula = {"formula": "$TargetDedicatedNodes = 0;", "evaluationInterval": "PT5M"}
+    return {
+        "identity": {"type": "UserAssigned", "userAssignedIdentities": {PULLER: {}}},
+        "properties": {
+            "vmSize": "Standard_D2ads_v5",
+            "deploymentConfiguration": {"virtualMachineConfiguration": machine},
+            "scaleSettings": {"autoScale": formula},
+        },
+        **more,
+    }
+
+
+def refusal(clients: Clients, pool: Any, **options: Any) -> str:
+    """Why a pool is not made."""
+    with pytest.raises(HttpResponseError) as raised:
+        clients.batch.pool.create("lab", "labbatch", "p", pool, **options)
+    return code_of(raised)
+
+
+def test_a_pool_with_an_identity_is_the_batch_services(
+    cloud: AzureCloud, owner: Clients, stranger: Clients
+) -> None:
+    server = cloud.add_batch_account("lab", "labbatch")
+    assert refusal(owner, pool()) == "LinkedAuthorizationFailed"  # there is no such identity
+    cloud.place("lab", "Microsoft.ManagedIdentity/userAssignedIdentities", "puller")
+    assert refusal(stranger, pool()) == "AuthorizationFailed"
+    cloud.grant(STRANGER, "Azure Batch Account Contributor", BATCH)
+    assert refusal(stranger, pool()) == "LinkedAuthorizationFailed"
+    cloud.grant(STRANGER, "Managed Identity Operator", PULLER)
+    made = stranger.batch.pool.create("lab", "labbatch", "p", pool())
+    assert made.provisioning_state == "Succeeded"
+    kept = server.world.pools.get("p")
+    assert kept is not None
+    [identity] = kept.given["identity"]["userAssignedIdentities"]
+    assert identity["resourceId"] == PULLER
+    missing = MatchConditions.IfMissing
+    assert refusal(owner, pool(), match_condition=missing) == "PreconditionFailed"
+    assert refusal(owner, pool()) == "PoolExists"
+
+
+def test_what_cannot_be_a_pool_is_refused(cloud: AzureCloud, owner: Clients) -> None:
+    cloud.add_batch_account("lab", "labbatch")
+    wrong: list[tuple[dict[str, Any], dict[str, str], str]] = [
+        (pool(etag="x"), {}, "etag is read only"),
+        (pool(), {"content_type": "text/json"}, "the content type is text/json"),
+    ]
+    if cloud.definitions is not None:
+        wrong.append((pool(identities={}), {}, "identities"))
+    for given, options, said in wrong:
+        assert refusal(owner, json.dumps(given).encode(), **options) == "InvalidRequestContent"
+        assert said in cloud.violations.pop()
+    assert cloud.violations == []
 
 
 # -- registries

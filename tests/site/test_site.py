@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import mimetypes
 import re
 import shutil
@@ -179,11 +180,18 @@ def test_every_block_of_code_is_one(site: Path) -> None:
         assert page.count('<div class="highlight">') + drawn == len(blocks(source)), source.name
 
 
-def test_the_diagram_of_states_is_drawn(site: Path) -> None:
-    page = (site / "design.html").read_text()
-    picture = page[page.index("<svg fill") :].partition("</svg>")[0]
-    assert picture.count('class="edge"') == (ROOT / "docs/design.md").read_text().count(" --> ")
-    assert ">CANCELING</text>" in picture
+@pytest.mark.parametrize(
+    ("page", "node"), [("design", "CANCELING"), ("provisioning", "containers batchtmp, cromwell")]
+)
+def test_diagrams_are_drawn(page: str, node: str, site: Path) -> None:
+    (diagram,) = blocks(ROOT / f"docs/{page}.md", "mermaid")
+    shown = (site / f"{page}.html").read_text()
+    picture = html.unescape(shown[shown.index("<svg fill") :].partition("</svg>")[0])
+    assert picture.count('class="edge"') == diagram.text.count(" -->")
+    assert picture.count('class="cluster"') == diagram.text.count("subgraph ")
+    assert f">{node}</text>" in picture
+    for label in re.findall(r"-->\|(.+?)\|", diagram.text):
+        assert f">{label}</text>" in picture
 
 
 BREAKS = {
@@ -191,6 +199,12 @@ BREAKS = {
     "an anchor that is not there": ("usage.md", "[gone](cli.md#gone)", "#gone"),
     "an anchor within the page": ("usage.md", "[gone](#gone)", "#gone"),
     "a page outside the navigation": ("unlisted.md", "# Unlisted", "unlisted.md"),
+    "a diagram of another kind": ("usage.md", "```mermaid\npie\n    a\n```", "diagram: pie"),
+    "a diagram that would be drawn in part": (
+        "usage.md",
+        "```mermaid\nflowchart LR\n    a --> b\n    b -.-> c\n```",
+        "diagram: b -.-> c",
+    ),
 }
 
 

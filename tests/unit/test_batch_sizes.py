@@ -14,7 +14,7 @@ from azure.mgmt.batch import models as batch_models
 from tesazure.backends.azure_batch import images
 from tesazure.backends.azure_batch.arm import size_of
 from tesazure.backends.azure_batch.prices import Price, add
-from tesazure.backends.azure_batch.resource_skus import ResourceSku
+from tesazure.backends.azure_batch.resource_skus import ResourceSku, same_origin
 from tesazure.backends.azure_batch.sizes import GIB, Quotas, VmSize, may_use
 from tesazure.backends.azure_batch.table import bundled
 from tesazure.errors import BackendUnavailable
@@ -293,3 +293,20 @@ def test_restrictions_of_the_subscription() -> None:
     found = size_of(sku("Standard_X"), resource(zone), "eastus")
     assert found is not None
     assert found.zones == ("3",)
+
+
+@pytest.mark.parametrize(
+    ("link", "same"),
+    [
+        ("https://management.azure.com/subscriptions/1?$skiptoken=2", True),
+        ("https://Management.Azure.com:443/subscriptions/1", True),
+        ("https://management.azure.com.example.org/subscriptions/1", False),
+        ("https://management.azure.com@example.org/subscriptions/1", False),
+        ("https://management.azure.com:444/subscriptions/1", False),
+        ("http://management.azure.com:443/subscriptions/1", False),
+        ("https://management.azure.com:x/subscriptions/1", False),
+        ("/subscriptions/1", False),
+    ],
+)
+def test_a_token_goes_to_one_server_alone(link: str, same: bool) -> None:
+    assert same_origin(link, "https://management.azure.com") == same

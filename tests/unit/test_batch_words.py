@@ -107,6 +107,25 @@ def test_queued_again_before_it_began_is_no_loss() -> None:
     assert known.over
 
 
+def test_the_node_that_was_lost_is_the_one_that_it_began_on() -> None:
+    """Batch need not name it any more, and names the next one when it has begun the task there."""
+    known = Known("job")
+    known.take(Row("preparing", node="n1"))
+    known.take(Row("active", previous="preparing"))
+    known.take(Row("running", node="n2"))
+    known.begun = True
+    for row in (
+        Row("active", previous="running"),
+        Row("completed", 75, "FailureExitCode", node="n3"),
+        Row("completed", None, "NodePreempted", node="n2"),
+    ):
+        assert known.loses(row)
+        known.take(row)
+        assert known.node == "n2"
+    assert not Known("job").loses(Row("active", previous="running"))
+    assert not Known("job").loses(Row("completed", 1, "FailureExitCode", node="n1"))
+
+
 def test_a_loss_is_news_though_batch_says_the_same() -> None:
     """A server that has just started sees the task first, then its report."""
     known, row = Known("job"), Row("active", previous="running")

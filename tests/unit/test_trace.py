@@ -139,6 +139,16 @@ def test_a_whole_report_makes_all_spans() -> None:
     assert [span.node for span in found] == ["", *["node-1"] * 5]
 
 
+@pytest.mark.parametrize(
+    ("cause", "marked"),
+    [("image", ["pull image"]), ("stage_in", []), ("node", [])],
+)
+def test_the_stage_that_failed_is_marked(cause: str, marked: list[str]) -> None:
+    ended = Ended(time=at(5), state=State.SYSTEM_ERROR, reason="it failed", cause=cause)
+    found = spans([*BEGUN[:-1], ended], Phase.EXITED)
+    assert [span.name for span in found[2:] if span.error] == marked
+
+
 def test_the_same_report_makes_the_same_spans() -> None:
     assert spans(WHOLE, Phase.EXITED) == spans(WHOLE, Phase.RUNNING)
 
@@ -186,6 +196,24 @@ def test_times_that_make_no_sense_harm_nothing() -> None:
     assert [span.name for span in found] == ["attempt", "runner", "stage in", "executor"]
     assert all(span.start <= span.end for span in found)
     assert found[1].node == "unknown"
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "0001-01-01T00:00:00Z",
+        "0001-01-01T00:00:00",
+        "1969-12-31T23:59:59Z",
+        "2262-04-11T23:47:17Z",
+        "9999-12-31T23:59:59-23:59",
+    ],
+)
+def test_times_that_cannot_be_sent_are_none(time: str) -> None:
+    stage = Passed(time=time, stage="pull", began=at(1))
+    events: list[AnyEvent] = [Started(time=time), stage, Ended(time=time, state=State.COMPLETE)]
+    assert told(spans(events, Phase.EXITED)) == [("attempt", 0, 10, "")]
+    events[0] = Started(time=at(1))
+    assert told(spans(events, Phase.EXITED)) == [("attempt", 0, 10, ""), ("runner", 1, 10, "")]
 
 
 def test_a_task_cannot_make_spans_without_end() -> None:

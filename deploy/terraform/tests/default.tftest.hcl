@@ -90,3 +90,39 @@ run "default" {
 run "again" {
   command = plan
 }
+
+# Nor when somebody else deploys.
+run "somebody_else" {
+  command = plan
+  override_data {
+    target = data.azurerm_client_config.current
+    values = {
+      tenant_id = "72f988bf-86f1-41af-91ab-2d7cd011db47"
+      object_id = "9d0c7b7e-3c5e-4a0b-8f1e-6a2b4c8d0e12"
+    }
+  }
+}
+
+run "own_tokens" {
+  command = plan
+  variables {
+    aad_audience     = ""
+    app_settings     = { API_TOKENS = "true", DATABASE_URL = "postgresql://tesazure-api@restored.postgres.database.azure.com/tesazure" }
+    shared_global_gb = 6000
+  }
+
+  assert {
+    condition = {
+      for env in azurerm_container_app.api[0].template[0].container[0].env : env.name => env.value
+      if contains(["APP_AAD_VERIFY", "APP_DATABASE_URL", "APP_TASK_ACCESS_RESTRICTIONS"], env.name)
+      } == {
+      APP_DATABASE_URL             = "postgresql://tesazure-api@restored.postgres.database.azure.com/tesazure"
+      APP_TASK_ACCESS_RESTRICTIONS = "per-user"
+    }
+    error_message = "owners of tokens see their own tasks, in the database that is asked for"
+  }
+  assert {
+    condition     = azurerm_storage_account.this.large_file_share_enabled
+    error_message = "a share above 5 TiB needs it"
+  }
+}

@@ -223,6 +223,22 @@ run "setting_with_a_secret" {
   expect_failures = [var.app_settings]
 }
 
+run "database_with_a_password" {
+  command = plan
+  variables {
+    app_settings = { DATABASE_URL = "postgresql://me:not-a-real-password@db.example.org/tesazure" }
+  }
+  expect_failures = [var.app_settings]
+}
+
+run "database_with_a_password_behind" {
+  command = plan
+  variables {
+    app_settings = { DATABASE_URL = "postgresql://me@db.example.org/tesazure?password=not-a-real-one" }
+  }
+  expect_failures = [var.app_settings]
+}
+
 run "postgres_size" {
   command = plan
   variables {

@@ -47,7 +47,7 @@ class Edge:
         began = time.perf_counter()
         request = Request(scope, receive)
         name = scope["request_id"] = request_id(scope["headers"])
-        about(request_id=name)
+        ids = about(request_id=name)
         method = scope["method"]
         route = _NO_ROUTE
         status = _GONE
@@ -70,6 +70,7 @@ class Edge:
             self._latencies.observe(route.path, method, status, seconds)
             client, caller = scope.get("client"), scope.get("caller")
             self._log.write(method, scope["path"], status, seconds, name, client, caller)
+            ids.clear()  # what it began, such as a scheduler, may go on
 
     def refused(
         self,

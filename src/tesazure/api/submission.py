@@ -171,6 +171,8 @@ def _take_parameters(task: Task, notes: list[str], station: Station) -> list[Fie
     errors: list[FieldError] = []
     kept: dict[str, str] = {}
     for key, value in resources.backend_parameters.items():
+        if value is None:  # what Cromwell sends of an optional runtime attribute without a value
+            continue
         here = f"resources.backend_parameters.{key}"
         name = known.get(key.lower())
         if name is None:

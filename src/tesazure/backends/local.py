@@ -18,14 +18,7 @@ import msgspec
 from tesazure.access import Access, Endpoints
 from tesazure.backends import local_machine
 from tesazure.backends.base import Capabilities, Capacity, Check, Gauge, LogChunk, Stream
-from tesazure.backends.local_files import (
-    Attempts,
-    Follower,
-    clean_up,
-    fence,
-    is_alive,
-    last_words,
-)
+from tesazure.backends.local_files import Attempts, Follower, clean_up, fence, is_alive, last_words
 from tesazure.backends.local_room import Room
 from tesazure.backends.local_spawner import Spawner
 from tesazure.backends.local_streams import read_stream

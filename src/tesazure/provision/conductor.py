@@ -33,9 +33,11 @@ from tesazure.provisioning import (
     Run,
     ServicePrincipal,
     StoredRun,
+    demand_no_rival,
     fingerprint,
     named,
     run_id_of,
+    under_way,
     without_secret,
 )
 from tesazure.store.base import Store
@@ -120,11 +122,17 @@ class Conductor:
         ProvisionFailed when it cannot be asked, Conflict, StoreUnavailable."""
         run_id = self._run_id(request)
         whole = named(request, run_id)
-        stored = await self._free(run_id, "INPROGRESS")
+        stored = await self._free(run_id, whole, "INPROGRESS")
         if stored is not None and self._is_held(stored):
             return stored
-        await self._demand_no_other(whole, run_id)
-        ground = await self._checked(whole, run_id)
+        try:
+            ground = await self._checked(whole, run_id)
+        except InvalidInput:
+            # What a run that has begun since then makes may look like somebody else's.
+            joined = await self._free(run_id, whole, "INPROGRESS")
+            if joined is None or not self._is_held(joined):
+                raise
+            return joined
         now = self._place.clock()
         run = Run(
             id=run_id,
@@ -145,15 +153,15 @@ class Conductor:
         """Begin the removal of what a run made, or join one that is under way; None if there is no
         such run. `principal`: in whose name, where the run had one. Raises InvalidInput, Conflict,
         ProvisionFailed, StoreUnavailable."""
-        stored = await self._free(run_id, "DELETING")
-        if stored is None or self._is_held(stored):
+        stored = await self._store.provision_run(run_id)
+        if stored is None or _is_gone(stored.run):
             return stored
-        if stored.run.state == "DELETED" and not any(record.made for record in stored.run.steps):
+        stored = await self._free(run_id, stored.run.request, "DELETING")
+        if stored is None or self._is_held(stored):
             return stored
         if principal is None and stored.run.request.service_principal is not None:
             text = "is required: a principal made this run, and its secret is not kept"
             raise InvalidInput([FieldError("service_principal", text)])
-        await self._demand_no_other(stored.run.request, run_id, ("resource_group",))
         run = msgspec.structs.replace(
             stored.run,
             state="DELETING",
@@ -191,25 +199,17 @@ class Conductor:
     def _seen(self, stored: StoredRun) -> StoredRun:
         return msgspec.structs.replace(stored, held=self._is_held(stored))
 
-    async def _free(self, run_id: str, state: str) -> StoredRun | None:
-        """The run, unless it is on its way to another state than this one. Raises Conflict."""
-        stored = await self._store.provision_run(run_id)
-        if stored is not None and self._is_held(stored) and stored.run.state != state:
-            raise Conflict(_under_way(stored.run))
+    async def _free(self, run_id: str, request: Request, state: str) -> StoredRun | None:
+        """The run, if there is one. Raises Conflict when it is on its way to another state than
+        this one, or another run is at the same things."""
+        runs = await self._store.provision_runs()
+        stored = next((each for each in runs if each.run.id == run_id), None)
+        if stored is not None and self._is_held(stored):
+            if stored.run.state != state:
+                raise Conflict(under_way(stored.run))
+            return stored
+        demand_no_rival(run_id, request, [each.run for each in runs])
         return stored
-
-    async def _demand_no_other(
-        self, request: Request, run_id: str, also: tuple[str, ...] = ()
-    ) -> None:
-        """Raises Conflict when another run is under way to the same names."""
-        names = ("storage_account_name", "batch_account_name", *also)
-        for other in await self._store.provision_runs():
-            run = other.run
-            same = run.request.subscription_id == request.subscription_id and any(
-                getattr(run.request, name) == getattr(request, name) for name in names
-            )
-            if same and run.id != run_id and run.state in UNENDED:
-                raise Conflict(f"{_under_way(run)}; its request differs from this one")
 
     async def _checked(self, request: Request, run_id: str) -> Ground:
         """The ground for a request that nothing is in the way of."""
@@ -235,7 +235,7 @@ class Conductor:
             )
         except StaleVersion:
             ground.close()
-            other = await self._free(run.id, run.state)
+            other = await self._free(run.id, request, run.state)
             if other is None:
                 raise StoreUnavailable(f"run {run.id} has vanished") from None
             return other
@@ -357,6 +357,10 @@ def interrupt(run: Run, now: float) -> None:
             record.failure = Failure("Interrupted", text, again)
 
 
+def _is_gone(run: Run) -> bool:
+    return run.state == "DELETED" and not any(record.made for record in run.steps)
+
+
 @contextlib.asynccontextmanager
 async def _patience() -> AsyncIterator[None]:
     """Raises ProvisionFailed when what is inside takes too long."""
@@ -382,11 +386,6 @@ def _look(ground: Ground, run_id: str, request: Request) -> DryRun:
             )
         )
     return DryRun(id=run_id, request=request, steps=steps, idle_cost=list(ground.idle_cost()))
-
-
-def _under_way(run: Run) -> str:
-    what = "is being removed" if run.state == "DELETING" else "is under way"
-    return f"run {run.id} {what}; wait until it has ended"
 
 
 def _failed(task: asyncio.Task[None]) -> bool:

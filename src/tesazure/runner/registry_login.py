@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import time
+from collections.abc import Sequence
 from typing import TypeVar
 from urllib.parse import urlencode, urlsplit
 
@@ -35,6 +36,9 @@ LARGEST = 2**20
 """Bytes of an answer that are read."""
 _PATIENCE = Patience(attempts=5)
 _AGAIN = frozenset({404, 410, 429})
+_NOT_YET = 400
+"""Of an identity that the node does not have ("Identity not found"), nor one that it is about to be
+given: its last answer counts."""
 _REMEDIES = {
     401: "give it the role AcrPull there",
     403: "give it the role AcrPull there, and let the nodes' network through its firewall",
@@ -54,24 +58,27 @@ class _Refusal(msgspec.Struct):
     error_description: str = ""
 
 
-def login_by(identity: RegistryIdentity, ca_bundle: str) -> RegistryLogin:
-    """A login that is good for some hours. `ca_bundle`: as Endpoints has it. Takes a minute and a
-    half at most when the node does not answer.
+def login_by(
+    identity: RegistryIdentity, ca_bundle: str, pauses_s: Sequence[float] = PAUSES_S
+) -> RegistryLogin:
+    """A login that is good for some hours. `ca_bundle`: as Endpoints has it. `pauses_s`: before
+    another try at the node, in seconds. Takes a minute and a half at most when it does not answer.
 
     Raises ImageUnavailable for an identity that the node does not have, or that the registry does
     not know; EngineUnavailable when they do not answer.
     """
-    token = _exchange(identity, _token_of(identity), ca_bundle)
+    token = _exchange(identity, _token_of(identity, pauses_s), ca_bundle)
     return RegistryLogin(identity.host, USER, token)
 
 
-def _token_of(identity: RegistryIdentity) -> str:
+def _token_of(identity: RegistryIdentity, pauses_s: Sequence[float]) -> str:
     """Of the node's identity, for registries. The address is reached by no URL of a task, whose
     connections refuse it."""
     query = {"api-version": VERSION, "resource": AUDIENCE, "msi_res_id": identity.id}
     where = f"/metadata/identity/oauth2/token?{urlencode(query)}"
-    reason = ""
-    for pause in (*PAUSES_S, 0.0):
+    reason, refusal = "", None
+    for pause in (*pauses_s, 0.0):
+        refusal = None
         try:
             status, body = _ask(urlsplit(identity.metadata).netloc, where)
         except (OSError, http.client.HTTPException) as error:
@@ -81,15 +88,17 @@ def _token_of(identity: RegistryIdentity) -> str:
                 return _read(body, _Token, "the node's metadata service").access_token
             reason = f"status {status}"
             if status not in _AGAIN and status < 500:
-                break
+                refusal = body
+                if status != _NOT_YET:
+                    break
         time.sleep(pause)
-    else:
+    if refusal is None:
         raise EngineUnavailable(
             f"{identity.host}: the node's metadata service gives no token for its login: {reason}"
         )
     said = ""
     with contextlib.suppress(msgspec.MsgspecError):
-        said = msgspec.json.decode(body, type=_Refusal).error_description[:300]
+        said = msgspec.json.decode(refusal, type=_Refusal).error_description[:300]
     raise ImageUnavailable(
         f"{identity.host}: the node has no token of the identity {identity.id} for it:"
         f" {said or reason}; check BATCH_POOL_IDENTITY_ID, and that the pool has it"

@@ -382,7 +382,7 @@ class Scheduler:
 
     async def _act(self, task: Watched, actions: Sequence[Action]) -> None:
         """Carry out the actions on one task. Its failure stays its own, and is tried again."""
-        about(task=task.id, attempt=task.attempt.key if task.attempt else None)
+        ids = about(task=task.id, attempt=task.attempt.key if task.attempt else None)
         try:
             done = await self._performer.perform(task, actions)
         except StaleVersion:
@@ -401,6 +401,7 @@ class Scheduler:
             self._settle(done, actions)
         finally:
             self._free(task)
+            ids.clear()  # what it began, such as a process for all attempts, may go on
 
     def _free(self, task: Watched) -> None:
         """Nothing is being done about a task any more."""

@@ -423,11 +423,7 @@ class Settings(BatchSettings, frozen=True, kw_only=True):
     ] = ""
     otlp_headers: Annotated[
         tuple[str, ...],
-        Help(
-            "Headers to send there: name=value, …, with special characters of values"
-            " percent-encoded.",
-            secret=True,
-        ),
+        Help("Headers to send there: name=value, …; special characters as %XX.", secret=True),
     ] = ()
     trace_ratio: Annotated[
         float,

@@ -23,7 +23,7 @@ import msgspec
 
 from tesazure.backends import local_machine
 from tesazure.backends.azure_batch.config import BatchConfig
-from tesazure.backends.azure_batch.names import installation_of, scope_of
+from tesazure.backends.azure_batch.names import account_of, installation_of, scope_of
 from tesazure.backends.base import Backend
 from tesazure.backends.local import LocalBackend, LocalConfig
 from tesazure.errors import BackendError, ConfigurationError, NotFound, StoreError
@@ -111,7 +111,10 @@ class Stations:
     @property
     def ends(self) -> Mapping[tuple[State, str], int]:
         """Of all schedulers."""
-        return sum((Counter(each.ends) for each in self._schedulers()), self._past_ends)
+        ends = self._past_ends.copy()
+        for each in self._schedulers():
+            ends.update(each.ends)  # `+` would leave out what is 0
+        return ends
 
     @property
     def retries(self) -> int:
@@ -139,6 +142,7 @@ class Stations:
             if await self._footing.store.holds(scope):
                 self._unopened[scope] = others
         await self._reopen()
+        await self._tell_of_lost()
         self._ending = asyncio.create_task(self._end_empty(), name="stations")
 
     async def stop(self) -> None:
@@ -257,6 +261,22 @@ class Stations:
                 await _start(station)
                 _log.info("what runs on %s is looked after; new tasks run elsewhere", _kind(scope))
             del self._unopened[scope]
+
+    async def _tell_of_lost(self) -> None:
+        """What runs where no setting leads any more cannot be asked after, nor be canceled."""
+        led_to = {*self._unopened, *(station.scope for station in self._all())}
+        for scope, attempts in sorted((await self._footing.store.live_attempts()).items()):
+            if (account := account_of(scope)) and scope not in led_to:
+                _log.warning(
+                    "attempts of tasks in the Batch account %s that this server does not look"
+                    " after, as no setting leads there any more: %d; to have them end, set"
+                    " BATCH_ACCOUNT_NAME=%s, with the other BATCH_* and STORAGE_* settings of that"
+                    " time, and start the server again: with COMPUTE_BACKEND=local it begins no"
+                    " more there",
+                    account,
+                    attempts,
+                    account,
+                )
 
     async def _end_empty(self) -> None:
         """End former stations that have nothing left, now and then."""

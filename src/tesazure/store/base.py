@@ -239,7 +239,8 @@ class Store(Protocol):
     async def put_provision_run(self, run: Run, version: int, lease_s: float) -> int:
         """Keep a run, of which the caller has read that version (0: there is none yet), under a
         lease for so many seconds of the database's clock (0: nobody works on it). Returns the new
-        version. Raises StaleVersion. The run holds no secret."""
+        version. Raises StaleVersion; and Conflict, when the run begins (anew) and another one that
+        has not ended has the same things under its hands. The run holds no secret."""
         ...
 
     async def provision_run(self, run_id: str) -> StoredRun | None:
@@ -260,6 +261,10 @@ class Store(Protocol):
     async def holds(self, scope: str, *, live: bool = False) -> bool:
         """Whether there are attempts of the scope that are not released, or, unless only `live`
         ones count, of tasks that have ended, not discarded. Indexed."""
+        ...
+
+    async def live_attempts(self) -> dict[str, int]:
+        """How many attempts are not released, by scope; none with 0. Indexed."""
         ...
 
     async def abandon(self, scope: str) -> int:

@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Double, bindparam, cast, func, insert, literal, select, update
 
 from tesazure.errors import StaleVersion
-from tesazure.provisioning import Run, StoredRun
+from tesazure.provisioning import UNENDED, Run, StoredRun, demand_no_rival
 from tesazure.store.engine import Link, Prepared
 from tesazure.store.tables import provision_runs as runs
 from tesazure.store.transaction import Transaction
@@ -22,7 +22,7 @@ _ONE = Prepared(
 _INSERT = Prepared(insert(runs))
 _UPDATE = Prepared(
     update(runs)
-    .where(runs.c.id == bindparam("of"), runs.c.version == bindparam("old"))
+    .where(runs.c.id == bindparam("of"))
     .values(
         version=runs.c.version + literal(1),
         lease_until=bindparam("until"),
@@ -35,16 +35,20 @@ _decode = msgspec.json.Decoder(Run).decode
 def put(transaction: Transaction, run: Run, version: int, lease_s: float) -> int:
     """See Store.put_provision_run."""
     link = transaction.link
+    row = link.row(_ONE, of=run.id)
+    if (row[0] if row else 0) != version:
+        raise StaleVersion(f"run {run.id} is not at version {version} any more")
+    begins = row is None or _decode(row[2]).state not in UNENDED
+    if begins and run.state in UNENDED:
+        # Nobody else writes meanwhile: of two servers that come to this at once, one finds the
+        # other's run.
+        demand_no_rival(run.id, run.request, (_decode(each[2]) for each in link.rows(_ALL)))
     until = transaction.now() + lease_s if lease_s else 0.0
     document = msgspec.json.encode(run)
-    if version:
-        changed = link.run(_UPDATE, of=run.id, old=version, until=until, doc=document)
-    elif link.row(_ONE, of=run.id) is None:
-        changed = link.run(_INSERT, id=run.id, version=1, lease_until=until, document=document)
+    if row is None:
+        link.run(_INSERT, id=run.id, version=1, lease_until=until, document=document)
     else:
-        changed = 0
-    if not changed:
-        raise StaleVersion(f"run {run.id} is not at version {version} any more")
+        link.run(_UPDATE, of=run.id, until=until, doc=document)
     return version + 1
 
 

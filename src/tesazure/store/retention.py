@@ -66,6 +66,9 @@ _HELD = tuple(
 _COUNT_LIVE = Prepared(
     select(func.count()).where(attempts.c.scope == bindparam("where"), UNRELEASED)
 )
+_NEXT_LIVE = Prepared(
+    select(func.min(attempts.c.scope)).where(attempts.c.scope > bindparam("after"), UNRELEASED)
+)
 _LIVE: list[ColumnElement[str]] = [
     literal_column(f"'{state.value}'") for state in State if state not in TERMINAL
 ]
@@ -111,6 +114,16 @@ def discardable(link: Link, scope: str, ended_before: float, limit: int) -> list
 def holds(link: Link, scope: str, live: bool) -> bool:
     """See Store.holds."""
     return any(link.row(held, where=scope) for held in (_HELD[:1] if live else _HELD))
+
+
+def live_attempts(link: Link) -> dict[str, int]:
+    """See Store.live_attempts."""
+    found: dict[str, int] = {}
+    scope = ""
+    while (row := link.row(_NEXT_LIVE, after=scope)) and row[0]:
+        scope = row[0]
+        [(found[scope],)] = link.rows(_COUNT_LIVE, where=scope)
+    return found
 
 
 def abandon(transaction: Transaction, scope: str) -> int:

@@ -7,19 +7,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Select, column, inspect, select, table
+from sqlalchemy import column, inspect, select, table
 
-from tesazure.errors import ConfigurationError
-from tesazure.store.engine import LOCK_WAIT_S, Database, Link
+from tesazure.errors import ConfigurationError, StoreUnavailable
+from tesazure.store.engine import LOCK_WAIT_S, Database, Link, Prepared
 
 HEAD = "0009"
 """The newest revision in migrations/versions; a test holds the two together."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-_VERSION: Select[Any] = select(column("version_num")).select_from(table("alembic_version"))
+_VERSION = Prepared(select(column("version_num")).select_from(table("alembic_version")))
 
 
 def prepare_file(path: Path) -> None:
@@ -55,6 +54,20 @@ def bring_up_to_date(database: Database) -> None:
         link.driver.commit()
 
 
+def demand_own(database: Database, link: Link) -> None:
+    """To be asked once a transaction has begun, so that no other version changes the schema before
+    its end. Raises StoreUnavailable when one has since this server started: what this code writes
+    might be wrong by then. The driver's errors when the database does not answer."""
+    row = link.row(_VERSION)
+    if row != (HEAD,):
+        found = row[0] if row else "none"
+        problem = (
+            f"database {database.name}: another version of tesazure has changed it (schema {found};"
+            f" this one knows {HEAD}), so this server writes nothing more; end it"
+        )
+        raise StoreUnavailable(problem)
+
+
 @contextmanager
 def _opened(database: Database) -> Iterator[Link]:
     link = database.open_writer()
@@ -83,7 +96,8 @@ def _revision(link: Link) -> str | None:
     """The stored revision, None in an empty database."""
     if not inspect(link.core).has_table("alembic_version"):
         return None
-    return link.core.execute(_VERSION).scalar_one_or_none()
+    row = link.row(_VERSION)
+    return row[0] if row else None
 
 
 def _migrate(link: Link, database: Database, found: str | None) -> None:

@@ -287,6 +287,9 @@ class SqlStore:
     async def holds(self, scope: str, *, live: bool = False) -> bool:
         return await self._read_long(lambda link: retention.holds(link, scope, live))
 
+    async def live_attempts(self) -> dict[str, int]:
+        return await self._read_long(retention.live_attempts)
+
     async def abandon(self, scope: str) -> int:
         return await self._writer.submit(
             lambda transaction: retention.abandon(transaction, scope), slow=True

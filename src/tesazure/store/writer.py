@@ -8,17 +8,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from tesazure.errors import StaleVersion, StoreUnavailable
+from tesazure.errors import Conflict, StaleVersion, StoreUnavailable
 from tesazure.store.checkpoint import Checkpoints
 from tesazure.store.creation import create_all
 from tesazure.store.engine import Database, Link
 from tesazure.store.records import NewTask
+from tesazure.store.schema import demand_own
 from tesazure.store.transaction import Transaction
 
 T = TypeVar("T")
 Operation = Callable[[Transaction], T]
-"""One write. Raises StaleVersion and ValueError before it has written anything, so that the
-others in its transaction stand."""
+"""One write. Raises StaleVersion, Conflict and ValueError before it has written anything, so that
+the others in its transaction stand."""
 
 MOST = 256
 """Writes that share a commit, at most: bounds how long the event loop is busy with them."""
@@ -131,9 +132,9 @@ class Writer:
         except self._database.conflicts as error:
             await self._one_by_one(batch, error)
         except self._database.errors as error:
-            failure = self._database.unavailable(error)
-            _log.warning("%s", failure)
-            self._settle(batch, failure)
+            self._fail(batch, self._database.unavailable(error))
+        except StoreUnavailable as failure:
+            self._fail(batch, failure)
         except Exception as error:
             await self._one_by_one(batch, error)
         else:
@@ -149,6 +150,10 @@ class Writer:
             self._settle(batch, ValueError(f"the database refuses this: {type(error).__name__}"))
         else:
             self._settle(batch, error)
+
+    def _fail(self, batch: list[_Write], failure: StoreUnavailable) -> None:
+        _log.warning("%s", failure)
+        self._settle(batch, failure)
 
     def _settle(self, batch: list[_Write], error: Exception | None = None) -> None:
         for write in batch:
@@ -178,17 +183,24 @@ class Writer:
     def _begin(self, *, wait: bool) -> Transaction | None:
         if self._link is not None:
             try:
-                begun = self._database.begin(self._link, wait=wait)
-                return Transaction(self._database, self._link) if begun else None
+                return self._begun(self._link, wait=wait)
             except self._database.errors:
                 self._drop_link()  # closed by the other side, perhaps: nothing was written yet
+            except StoreUnavailable:
+                self._drop_link()
+                raise
         self._link = self._database.open_writer()
         try:
-            begun = self._database.begin(self._link, wait=wait)
+            return self._begun(self._link, wait=wait)
         except BaseException:
             self._drop_link()
             raise
-        return Transaction(self._database, self._link) if begun else None
+
+    def _begun(self, link: Link, *, wait: bool) -> Transaction | None:
+        if not self._database.begin(link, wait=wait):
+            return None
+        demand_own(self._database, link)
+        return Transaction(self._database, link)
 
     def _execute(self, transaction: Transaction, batch: Sequence[_Write]) -> None:
         try:
@@ -197,7 +209,7 @@ class Writer:
                 if write.operation is not None:
                     try:
                         write.outcome = write.operation(transaction)
-                    except (StaleVersion, ValueError) as refused:
+                    except (StaleVersion, Conflict, ValueError) as refused:
                         if isinstance(refused, self._database.conflicts):
                             raise
                         write.outcome = refused

@@ -15,6 +15,8 @@ from tesazure.plan import Plan
 from tesazure.telemetry.spans import LONGEST_TEXT, Span, about, attempt_span, is_over, spans_of
 from tesazure.trace import TAG, Context, of_task, parse, span_of
 
+_MOST_LIVE = 65536
+"""Attempts that are kept in mind. One that another server has taken over is never released here."""
 _name = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -31,12 +33,20 @@ class _Live:
 class TracedBackend:
     """Does as another one; see `Backend`. Tells `record` the spans of each attempt when its report
     is whole. Another server that takes over may tell them again, under the same ids. `ratio` of the
-    traces that are ours are wanted."""
+    traces that are ours are wanted. Of more than `most` attempts the oldest are forgotten, and have
+    spans all the same when their report is whole."""
 
-    def __init__(self, backend: Backend, record: Callable[[Span], None], ratio: float) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        record: Callable[[Span], None],
+        ratio: float,
+        most: int = _MOST_LIVE,
+    ) -> None:
         self._backend = backend
         self._record = record
         self._ratio = ratio
+        self._most = most
         self._live: dict[bytes, _Live] = {}
         """By handle, encoded: `release` is given nothing else."""
 
@@ -65,8 +75,13 @@ class TracedBackend:
                         error=error,
                     )
                 )
-        self._live.setdefault(_name(handle), _Live(key, context, begun))
+        self._keep(_name(handle), _Live(key, context, begun))
         return handle
+
+    def _keep(self, name: bytes, live: _Live) -> _Live:
+        while len(self._live) >= self._most:
+            del self._live[next(iter(self._live))]  # the oldest
+        return self._live.setdefault(name, live)
 
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
         """The same."""
@@ -82,7 +97,7 @@ class TracedBackend:
         if live is None:  # an attempt of another server, or of before a restart
             told = parse(seen.report.log.metadata.get(TAG, ""))
             context = told or of_task(key.rpartition("-")[0], self._ratio)
-            live = self._live[name] = _Live(key, context, None)
+            live = self._keep(name, _Live(key, context, None))
         if not live.told and live.context.sampled:
             for span in spans_of(key, live.context, live.begun, seen, time.time()):
                 self._record(span)

@@ -10,12 +10,19 @@ from urllib.parse import unquote
 from tesazure.api.app import Application
 from tesazure.backends.base import Backend
 from tesazure.errors import ConfigurationError
-from tesazure.settings import Settings, connection_string_of, quieten_azure_monitor
+from tesazure.settings import ALIASES, Settings, connection_string_of, quieten_azure_monitor
 from tesazure.telemetry.attempts import TracedBackend
 from tesazure.telemetry.requests import TracedRequests
 
 if TYPE_CHECKING:
     from tesazure.telemetry.export import Export
+
+_WHERE = (
+    "otlp_endpoint",
+    "applicationinsights_connection_string",
+    "appinsights_instrumentationkey",
+)
+"""Settings that say where to send to."""
 
 
 class Telemetry:
@@ -54,17 +61,22 @@ async def telemetry_of(settings: Settings) -> AsyncIterator[Telemetry]:
 def _export(settings: Settings) -> Export:
     insights = connection_string_of(settings)
     try:
-        quieten_azure_monitor()
         from tesazure.telemetry.export import Export, application_insights, otlp
 
         receivers = []
         if insights:
+            quieten_azure_monitor()
             receivers.append(application_insights(insights, settings.ca_bundle))
         if settings.otlp_endpoint:
             pairs = (pair.partition("=") for pair in settings.otlp_headers)
             headers = {name: unquote(value) for name, _, value in pairs}
             receivers.append(otlp(settings.otlp_endpoint, headers, settings.ca_bundle))
     except ImportError as error:
-        missing = "telemetry needs the extra `telemetry`: pip install 'tesazure[telemetry]'"
-        raise ConfigurationError([f"{missing} ({error.name} is missing)"]) from error
+        # The host may set these variables for all programs.
+        given = " and ".join(ALIASES[name] for name in _WHERE if getattr(settings, name))
+        missing = (
+            f"{given}, or with APP_: to send there needs the extra `telemetry`, so either"
+            f" pip install 'tesazure[telemetry]' or unset it ({error.name} is missing)"
+        )
+        raise ConfigurationError([missing]) from error
     return Export(receivers, settings.metrics_export_s, settings.environment)

@@ -58,8 +58,11 @@ class Receiver(NamedTuple):
     """Whether it adds counters up by itself."""
 
 
-def otlp(endpoint: str, headers: Mapping[str, str], ca_bundle: str) -> Receiver:
-    """A collector, or a service that takes the same (OpenTelemetry, "OTLP/HTTP Request")."""
+def otlp(
+    endpoint: str, headers: Mapping[str, str], ca_bundle: str, send_s: float = _SEND_S
+) -> Receiver:
+    """A collector, or a service that takes the same (OpenTelemetry, "OTLP/HTTP Request"). `send_s`:
+    seconds that sending may take, all tries together."""
     import requests
     from opentelemetry.exporter.otlp.proto.http import Compression
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -74,7 +77,7 @@ def otlp(endpoint: str, headers: Mapping[str, str], ca_bundle: str) -> Receiver:
         return {
             "certificate_file": authorities(ca_bundle),
             "headers": dict(headers),
-            "timeout": _SEND_S,
+            "timeout": send_s,
             "compression": Compression.Gzip,
             "session": session,
         }
@@ -86,8 +89,11 @@ def otlp(endpoint: str, headers: Mapping[str, str], ca_bundle: str) -> Receiver:
     )
 
 
-def application_insights(connection_string: str, ca_bundle: str) -> Receiver:
-    """Application Insights. Nothing of what could not be sent is kept in files."""
+def application_insights(
+    connection_string: str, ca_bundle: str, send_s: float = _SEND_S
+) -> Receiver:
+    """Application Insights. Nothing of what could not be sent is kept in files. `send_s`: as of
+    `otlp`; an answer may take as long again."""
     from azure.core.pipeline.transport import RequestsTransport
     from azure.monitor.opentelemetry.exporter import (
         AzureMonitorMetricExporter,
@@ -99,9 +105,12 @@ def application_insights(connection_string: str, ca_bundle: str) -> Receiver:
             "connection_string": connection_string,
             "disable_offline_storage": True,
             "retry_total": 2,
-            "timeout": _SEND_S,
+            "timeout": send_s,
             "transport": RequestsTransport(
-                use_env_settings=False, connection_verify=authorities(ca_bundle)
+                use_env_settings=False,
+                connection_verify=authorities(ca_bundle),
+                connection_timeout=send_s,
+                read_timeout=send_s,  # else it is 5 minutes, whatever `timeout` says
             ),
         }
 

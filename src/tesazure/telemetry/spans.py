@@ -19,6 +19,8 @@ MOST = 200
 
 _LONGEST_NAME = 253
 """Characters of a host's name (RFC 1035): the report is the node's."""
+_LAST_S = 2**63 / 1e9
+"""Nanoseconds since the epoch are a number of 64 bits (in the year 2262)."""
 Kind = Literal["server", "producer", "consumer", "client", "internal"]
 Value = str | int | float
 _LOST = {
@@ -26,7 +28,12 @@ _LOST = {
     Phase.MISSING: "the backend no longer knows the attempt",
     Phase.PREEMPTED: "preempted",
 }
-_NAMES = {"stage_in": "stage in", "pull": "pull image", "stage_out": "stage out"}
+_STAGES = {
+    "stage_in": ("stage in", "stage_in"),
+    "pull": ("pull image", "image"),
+    "stage_out": ("stage out", "stage_out"),
+}
+"""Stage -> the name of its span, and which of `report.CAUSES` says that it failed."""
 _WELL = frozenset({State.COMPLETE, State.CANCELED})
 
 
@@ -108,19 +115,22 @@ def spans_of(
 
 
 def _stages(key: str, runner: Span, seen: Observation) -> Iterator[Span]:
-    for number, stage in enumerate(seen.report.stages[:MOST]):
+    stages, ended = seen.report.stages, seen.report.ended
+    for number, stage in enumerate(stages[:MOST]):
         start, end = _seconds(stage.began), _seconds(stage.time)
-        if start is not None and end is not None and stage.stage in _NAMES:
+        if start is not None and end is not None and stage.stage in _STAGES:
+            name, cause = _STAGES[stage.stage]
+            failed = stage is stages[-1] and ended is not None and ended.cause == cause
             yield msgspec.structs.replace(
                 runner,
-                name=_NAMES[stage.stage],
+                name=name,
                 context=runner.context.at(span_of(key, f"stage {number}")),
                 parent=runner.context.span_id,
                 start=start,
                 end=max(start, end),
                 kind="client",
                 attributes={**about(key), "tesazure.bytes": stage.size},
-                error="",
+                error=runner.error if failed else "",
             )
 
 
@@ -148,8 +158,10 @@ def _executors(key: str, runner: Span, seen: Observation) -> Iterator[Span]:
 
 
 def _seconds(time: object) -> float | None:
-    """A report's time, in seconds since the epoch; None where there is none."""
+    """A report's time, in seconds since the epoch; None where there is none that can be sent: one
+    span out of range has all that are sent with it refused, and the report is the node's."""
     try:
-        return datetime.fromisoformat(time).timestamp() if isinstance(time, str) else None
-    except ValueError:
+        seconds = datetime.fromisoformat(time).timestamp() if isinstance(time, str) else -1.0
+    except (ValueError, OverflowError):
         return None
+    return seconds if 0 <= seconds < _LAST_S else None

@@ -18,10 +18,10 @@ import httpx
 from tests.clients.cromwell.places import Place
 
 FIRST_POLL_S = 0.05
-"""Cromwell first asks after 1 s, and then after ever longer times, as here."""
+"""Cromwell first asks after seconds, and then after ever longer times, as here."""
 LONGEST_POLL_S = 1.0
-_2019 = '$(mktemp -d "/$AZ_BATCH_TASK_DIR"/tmp.XXXXXX)'
-_2019_GLOB = "ls -L {pattern} 2> /dev/null | xargs -I ? ln -s ? {directory}"
+TEMPORARY_OF_2019 = '$(mktemp -d "/$AZ_BATCH_TASK_DIR"/tmp.XXXXXX)'
+GLOB_OF_2019 = "ls -L {pattern} 2> /dev/null | xargs -I ? ln -s ? {directory}"
 _CONTROL = "cromwell_glob_control_file"
 _GLOB = "( ln -L {pattern} {directory} 2> /dev/null ) || ( ln {pattern} {directory} )"
 
@@ -174,6 +174,7 @@ class Workflow:
             f"{self._c.endpoint}/{task_id}:cancel", headers={"Content-Length": "0"}
         )
         assert 200 <= reply.status_code < 300, reply.text
+        assert reply.headers["content-type"].startswith("application/json")
         assert isinstance(reply.json(), dict)
 
     def result(self, call: Call, name: str) -> str:
@@ -188,6 +189,7 @@ class Workflow:
     def _get(self, task_id: str, view: str) -> Document:
         reply = self._client.get(f"{self._c.endpoint}/{task_id}", params={"view": view})
         assert reply.status_code == 200, reply.text
+        assert reply.headers["content-type"].startswith("application/json")
         task: Document = reply.json()
         if view == "FULL":
             _parse(task)
@@ -271,7 +273,13 @@ class Workflow:
             table = paths.table(call)
             name = f"{hashlib.md5(table.encode()).hexdigest()[:8]}.0"
             inputs.append(
-                {"name": name, "url": table, "path": paths.container(table), "type": "FILE"}
+                {
+                    "name": name,
+                    "description": f"{self.name}.{name}",
+                    "url": table,
+                    "path": paths.container(table),
+                    "type": "FILE",
+                }
             )
         command: Document = {
             "name": "commandScript",
@@ -314,7 +322,7 @@ def _outputs(c: Configuration, call: Call, paths: _Paths, full: str) -> list[Doc
     def output(name: str, file: str, kind: str = "FILE") -> Document:
         return {
             "name": name,
-            "description": f"{full}.{name}",
+            "description": f"{full}.{name.removeprefix(f'{full}.')}",
             "url": f"{paths.execution}/{file}",
             "path": f"{paths.docker_execution}/{file}",
             "type": kind,
@@ -352,7 +360,7 @@ def _script(c: Configuration, paths: _Paths, call: Call) -> str:
         "#!/bin/bash",
         "",
         f"cd {here}",
-        f"tmpDir={_2019 if c.of_2019 else default}",
+        f"tmpDir={TEMPORARY_OF_2019 if c.of_2019 else default}",
         'chmod 777 "$tmpDir"',
         'export _JAVA_OPTIONS=-Djava.io.tmpdir="$tmpDir"',
         'export TMPDIR="$tmpDir"',
@@ -373,7 +381,7 @@ def _script(c: Configuration, paths: _Paths, call: Call) -> str:
     ]
     for pattern in call.globs:
         name = _glob_name(pattern)
-        glob = _2019_GLOB if c.of_2019 else _GLOB
+        glob = GLOB_OF_2019 if c.of_2019 else _GLOB
         link = glob.format(pattern=f"{here}/{pattern}", directory=f"{here}/{name}")
         lines += [
             f"mkdir {here}/{name}",

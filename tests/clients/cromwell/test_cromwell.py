@@ -17,6 +17,7 @@ from tests.clients.cromwell.double import Call, Configuration, Workflow
 from tests.clients.cromwell.places import InContainer, OnDisk, Place
 from tests.conftest import shared
 from tests.service.server import RunningServer, contents, get, start_server, until
+from tests.service.tool import api_token
 from tests.services.azurite import Azurite
 
 LOCAL, FILES, BLOB = "local", "files", "blob"
@@ -44,13 +45,13 @@ class Site:
 Begin = Callable[[str], Site]
 
 
-def local(directory: Path, stack: contextlib.ExitStack) -> Site:
+def local(directory: Path, stack: contextlib.ExitStack, **settings: Any) -> Site:
     """Both share a directory; tasks see it elsewhere."""
     allowed = directory / "allowed"
     allowed.mkdir()
     return _site(
         stack, directory, OnDisk(allowed, str(allowed)), str(allowed), "/cromwell-executions",
-        allow_dir=allowed,
+        allow_dir=allowed, **settings,
     )  # fmt: skip
 
 
@@ -192,7 +193,9 @@ def test_what_a_killed_script_printed_arrives(begin: Begin, mode: str) -> None:
     """The script itself is killed, before it writes its return code."""
     site = begin(mode)
     flow = site.workflow(92)
-    command = "echo begun; echo trouble >&2; until test -s stderr; do :; done; kill -9 $$"
+    # What a `tee` has not yet written goes with the script.
+    there = "test -s stdout && test -s stderr"
+    command = f"echo begun; echo trouble >&2; until {there}; do :; done; kill -9 $$"
     call = Call("die", command, outputs=("not",))
     ended = flow.run(call)
     assert ended.task["state"] == "EXECUTOR_ERROR"
@@ -207,16 +210,16 @@ def test_what_a_killed_script_printed_arrives(begin: Begin, mode: str) -> None:
 def test_what_a_script_printed_before_its_time_was_over_arrives(begin: Begin, mode: str) -> None:
     site = begin(mode)
     flow = site.workflow(92)
-    limit = {"backend_parameters": {"max_runtime_s": "1"}}
+    limit = {"backend_parameters": {"max_runtime_s": "3"}}
     call = Call("hang", "echo begun; echo trouble >&2; sleep 600", resources=limit)
     ended = flow.run(call)
     assert ended.task["state"] == "SYSTEM_ERROR"
-    assert "timed out after 1 s" in ended.reason
+    assert "timed out after 3 s" in ended.reason
     assert flow.result(call, "stdout") == "begun\n"
     assert flow.result(call, "stderr") == "trouble\n"
 
 
-@pytest.mark.parametrize("mode", [FILES, BLOB])
+@pytest.mark.parametrize("mode", [LOCAL, FILES, BLOB])
 def test_a_command_that_exceeds_its_memory_leaves_what_it_printed(begin: Begin, mode: str) -> None:
     """The largest process is killed, and that is not Cromwell's script around it."""
     site = begin(mode)
@@ -245,6 +248,19 @@ def test_an_aborted_workflow(begin: Begin, mode: str, version: int) -> None:
     assert {flow.result(call, "rc") for call in calls} == {"143\n"}
     for call, task_id in zip(calls, ids, strict=True):
         flow.abort(call, task_id)  # again, as Cromwell does when it is restarted meanwhile
+
+
+def test_a_bearer_token_of_its_configuration_signs_cromwell_in(short_dir: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        site = local(short_dir, stack, api_tokens="true", task_access_restrictions="per-user")
+        flow = site.workflow(92)
+        call = Call("own", "echo 1 > made", outputs=("made",))
+        request = flow.request(call)
+        assert site.client.post(site.configuration.endpoint, json=request).status_code == 401
+        token = api_token(site.server.data, "cromwell")
+        site.client.headers["Authorization"] = f"Bearer {token}"
+        assert flow.run(call).succeeded
+        assert len(tasks_of(site, flow)) == 1
 
 
 @pytest.mark.slow

@@ -69,6 +69,22 @@ class System(ABC):
         """What an object holds, None if there is none."""
 
 
+class InDirectory(System):
+    """One whose objects are the files below `root`."""
+
+    root: Path
+
+    def plant(self, path: str, content: bytes) -> str:
+        place = self.root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+        return self.url(path)
+
+    def planted(self, path: str) -> bytes | None:
+        place = self.root / path
+        return place.read_bytes() if place.exists() else None
+
+
 def systems() -> dict[str, type[System]]:
     """All of them."""
     found: dict[str, type[System]] = {}

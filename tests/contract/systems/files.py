@@ -12,10 +12,10 @@ from tesazure.storage.base import Storage
 from tesazure.storage.file import FileStorage
 from tesazure.storage.shared import SharedStorage
 from tesazure.storage.urls import join
-from tests.contract.systems import System
+from tests.contract.systems import InDirectory
 
 
-class Files(System):
+class Files(InDirectory):
     """`file://` URLs."""
 
     query = user = ""
@@ -33,16 +33,6 @@ class Files(System):
 
     def url(self, path: str) -> str:
         return join(self.root.as_uri(), path)
-
-    def plant(self, path: str, content: bytes) -> str:
-        place = self.root / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content)
-        return self.url(path)
-
-    def planted(self, path: str) -> bytes | None:
-        place = self.root / path
-        return place.read_bytes() if place.exists() else None
 
 
 class BarePaths(Files):

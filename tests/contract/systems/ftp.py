@@ -11,11 +11,11 @@ from urllib.parse import quote
 from tesazure.storage.ftp import FtpStorage
 from tesazure.storage.patience import Patience
 from tesazure.storage.urls import join
-from tests.contract.systems import System
+from tests.contract.systems import InDirectory
 from tests.services.ftp_server import PASSWORD, USER, FtpServer
 
 
-class Ftp(System):
+class Ftp(InDirectory):
     """`ftp://`, as a user with a password, in the user's home."""
 
     query: ClassVar[str] = ""
@@ -23,7 +23,7 @@ class Ftp(System):
     """Commands that the server does not know."""
 
     def __init__(self, server: FtpServer) -> None:
-        self.server = server
+        self.server, self.root = server, server.root
         self.storage = FtpStorage(patience=Patience(attempts=2, pause_s=0.01))
 
     @classmethod
@@ -38,16 +38,6 @@ class Ftp(System):
 
     def url(self, path: str) -> str:
         return join(self.server.url(user=f"{USER}:{quote(PASSWORD, safe='')}"), path)
-
-    def plant(self, path: str, content: bytes) -> str:
-        place = self.server.root / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content)
-        return self.url(path)
-
-    def planted(self, path: str) -> bytes | None:
-        place = self.server.root / path
-        return place.read_bytes() if place.exists() else None
 
 
 class OldFtp(Ftp):

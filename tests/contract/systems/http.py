@@ -12,7 +12,7 @@ from tesazure.storage.http import HttpStorage
 from tesazure.storage.transport import Patience, Transport
 from tesazure.storage.urls import join
 from tests.conftest import shared
-from tests.contract.systems import System
+from tests.contract.systems import InDirectory, System
 from tests.services.faulty_http import FaultyHttp
 from tests.services.nginx import Nginx
 
@@ -46,14 +46,14 @@ class Http(System):
         return served.content if served else None
 
 
-class RealWebServer(System):
+class RealWebServer(InDirectory):
     """`http://`, on nginx with WebDAV's PUT; each test has a directory of its own there."""
 
     has_directories = False
     keeps_empty_directories = False
 
     def __init__(self, server: Nginx, transport: Transport) -> None:
-        self._place = uuid.uuid4().hex
+        self.root = server.files / uuid.uuid4().hex
         self._server = server
         self.storage = HttpStorage(transport)
 
@@ -65,20 +65,7 @@ class RealWebServer(System):
             yield cls(shared(Nginx), transport)
 
     def url(self, path: str) -> str:
-        return join(f"{self._server.origin}/{self._place}", path)
-
-    def plant(self, path: str, content: bytes) -> str:
-        file = self._file(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
-        return self.url(path)
-
-    def planted(self, path: str) -> bytes | None:
-        file = self._file(path)
-        return file.read_bytes() if file.is_file() else None
-
-    def _file(self, path: str) -> Path:
-        return self._server.files / self._place / path
+        return join(f"{self._server.origin}/{self.root.name}", path)
 
 
 SYSTEMS = {"http": Http, "nginx": RealWebServer}

@@ -11,11 +11,11 @@ from tesazure.storage.patience import Patience
 from tesazure.storage.sftp import SftpStorage
 from tesazure.storage.urls import join
 from tests.conftest import shared
-from tests.contract.systems import System
+from tests.contract.systems import InDirectory
 from tests.services.sftp_server import SftpServer
 
 
-class Sftp(System):
+class Sftp(InDirectory):
     """`sftp://` with a private key, on OpenSSH's server."""
 
     query: ClassVar[str] = ""
@@ -38,16 +38,6 @@ class Sftp(System):
 
     def url(self, path: str) -> str:
         return join(self._top, path)
-
-    def plant(self, path: str, content: bytes) -> str:
-        place = self.root / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content)
-        return self.url(path)
-
-    def planted(self, path: str) -> bytes | None:
-        place = self.root / path
-        return place.read_bytes() if place.exists() else None
 
 
 SYSTEMS = {"sftp": Sftp}

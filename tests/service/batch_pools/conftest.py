@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.batch_pools.pool_site import Site
+from tests.service.batch_pools.pool_site import Site, until_killed
 from tests.services.batch_server import BatchServer
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[BatchServer]:
-    with BatchServer(tmp_path / "batch", simulation=lambda task: int(task.killed.wait(30))) as b:
+    with BatchServer(tmp_path / "batch", simulation=until_killed) as b:
         yield b
 
 

@@ -17,10 +17,16 @@ from tesazure.backends.azure_batch.catalog import Catalog
 from tesazure.backends.azure_batch.config import BatchConfig
 from tesazure.backends.azure_batch.pools import BETWEEN_FORMULAS_S, Pools
 from tesazure.backends.azure_batch.shapes import Shape
+from tests.services.batch_nodes import SimulatedTask
 from tests.services.batch_server import BatchServer
 
 D2 = Shape(vm_size="Standard_D2ads_v5", slots=2)
 SPOT = Shape(vm_size="Standard_D2ads_v5", slots=2, spot=True)
+
+
+def until_killed(task: SimulatedTask) -> int:
+    """Runs until somebody ends it."""
+    return int(task.killed.wait(30))
 
 
 class Site:
@@ -28,7 +34,11 @@ class Site:
 
     def __init__(self, server: BatchServer, directory: Path) -> None:
         self.server, self.directory = server, directory
-        self.client = BatchClient(server.url, AzureNamedKeyCredential(server.account, server.key))
+        self.client = BatchClient(
+            server.url,
+            AzureNamedKeyCredential(server.account, server.key),
+            connection_verify=server.ca_bundle or True,
+        )
         self.more: dict[str, Any] = {}
         """Of every configuration."""
         self._accounts: list[Account] = []

@@ -15,8 +15,9 @@ from tesazure.azure_identity import Identity
 from tesazure.backends.azure_batch import pool_form, tasks
 from tesazure.backends.azure_batch.shapes import Shape
 from tesazure.errors import BackendUnavailable, Unplaceable
-from tests.service.batch_pools.pool_site import D2, SPOT, Site, until
-from tests.services.arm_server import GROUP, SUBSCRIPTION, ArmServer
+from tests.service.batch_pools.pool_site import D2, SPOT, Site, until, until_killed
+from tests.services.azure_cloud import AzureCloud
+from tests.services.azure_cloud_groups import SUBSCRIPTION
 from tests.services.batch_server import BatchServer
 from tests.services.entra_server import CLIENT, SECRET, TENANT, EntraServer
 from tests.services.metadata_service import POOL_IDENTITY
@@ -31,35 +32,47 @@ def entra(tmp_path: Path) -> Iterator[EntraServer]:
 
 
 @pytest.fixture
-def arm(tmp_path: Path, site: Site, server: BatchServer, entra: EntraServer) -> Iterator[ArmServer]:
-    """Of the site, whose pools are to have an identity from now on."""
-    with ArmServer(tmp_path / "arm", entra, server) as arm:
-        bundle = tmp_path / "authorities.pem"
-        bundle.write_text(Path(arm.ca_bundle).read_text() + Path(entra.ca_bundle).read_text())
-        site.more = {
-            "registry_url": "reg.azurecr.io",
-            "pool_identity": POOL_IDENTITY,
-            "subscription": SUBSCRIPTION,
-            "resource_group": GROUP,
-            "arm_url": arm.url,
-            "ca_bundle": str(bundle),
-            "identity": Identity(
-                tenant=TENANT,
-                client_id=CLIENT,
-                secret=SECRET,
-                authority=entra.authority,
-                ca_bundle=str(bundle),
-            ),
-        }
+def arm(tmp_path: Path, entra: EntraServer) -> Iterator[AzureCloud]:
+    """With the account of the site, and an identity."""
+    options = {"simulation": until_killed}
+    with AzureCloud(tmp_path / "arm", entra, batch_options=options) as arm:
+        arm.register("Microsoft.Batch")
+        arm.add_group("lab")
+        arm.place("lab", "Microsoft.ManagedIdentity/userAssignedIdentities", "puller")
         yield arm
-        assert arm.violations == []
 
 
-def puts(arm: ArmServer) -> int:
+@pytest.fixture
+def server(arm: AzureCloud) -> BatchServer:
+    return arm.add_batch_account("lab", "acc")
+
+
+@pytest.fixture
+def site(site: Site, arm: AzureCloud, entra: EntraServer) -> Site:
+    """Whose pools are to have the identity."""
+    site.more = {
+        "registry_url": "reg.azurecr.io",
+        "pool_identity": POOL_IDENTITY,
+        "subscription": SUBSCRIPTION,
+        "resource_group": "lab",
+        "arm_url": arm.url,
+        "ca_bundle": arm.ca_bundle,
+        "identity": Identity(
+            tenant=TENANT,
+            client_id=CLIENT,
+            secret=SECRET,
+            authority=entra.authority,
+            ca_bundle=arm.ca_bundle,
+        ),
+    }
+    return site
+
+
+def puts(arm: AzureCloud) -> int:
     return arm.count("PUT ")
 
 
-async def test_a_pool_is_made_with_the_identity_and_runs_tasks(site: Site, arm: ArmServer) -> None:
+async def test_a_pool_is_made_with_the_identity_and_runs_tasks(site: Site, arm: AzureCloud) -> None:
     made = await site.pools()
     job = await made.ensure(D2)
     assert puts(arm) == 1
@@ -76,7 +89,7 @@ async def test_a_pool_is_made_with_the_identity_and_runs_tasks(site: Site, arm: 
     assert site.state(job) == "active"
 
 
-async def test_it_is_the_same_pool_otherwise(site: Site, arm: ArmServer) -> None:
+async def test_it_is_the_same_pool_otherwise(site: Site, arm: AzureCloud) -> None:
     """Whatever can be in a pool is understood by Resource Manager, and then by Batch."""
     more = {
         "subnet": "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v"
@@ -110,7 +123,7 @@ async def test_it_is_the_same_pool_otherwise(site: Site, arm: ArmServer) -> None
 
 
 async def test_its_formula_changes_and_it_is_deleted_as_any_other(
-    site: Site, arm: ArmServer
+    site: Site, arm: AzureCloud
 ) -> None:
     job = await (await site.pools()).ensure(D2)
     later = await site.pools(max_nodes=9)
@@ -121,13 +134,13 @@ async def test_its_formula_changes_and_it_is_deleted_as_any_other(
     assert puts(arm) == 2
 
 
-async def test_many_at_once_make_it_once(site: Site, arm: ArmServer) -> None:
+async def test_many_at_once_make_it_once(site: Site, arm: AzureCloud) -> None:
     made = await site.pools()
     assert len(set(await asyncio.gather(*(made.ensure(D2) for _ in range(20))))) == 1
     assert puts(arm) == 1
 
 
-async def test_one_that_goes_is_waited_for(site: Site, arm: ArmServer) -> None:
+async def test_one_that_goes_is_waited_for(site: Site, arm: AzureCloud) -> None:
     site.server.timing.deletion_s = 10
     made = await site.pools()
     job = await made.ensure(D2)
@@ -136,14 +149,15 @@ async def test_one_that_goes_is_waited_for(site: Site, arm: ArmServer) -> None:
         await made.ensure(D2, again=True)
 
 
-async def test_what_is_refused_is_said(site: Site, arm: ArmServer) -> None:
+async def test_what_is_refused_is_said(site: Site, arm: AzureCloud) -> None:
     made = await site.pools()
-    arm.assignable.clear()
+    arm.revoke(CLIENT)
+    arm.grant(CLIENT, "Azure Batch Account Contributor")
     with pytest.raises(
-        BackendUnavailable, match=r"assign/action .*Managed Identity Operator .*Linked"
+        BackendUnavailable, match=r"assign/action' .*Managed Identity Operator .*Linked"
     ):
         await made.ensure(D2)
-    arm.assignable.add(POOL_IDENTITY.lower())
+    arm.grant(CLIENT, "Managed Identity Operator", POOL_IDENTITY)
     site.server.quotas.pools = 0
     with pytest.raises(BackendUnavailable, match=r"as many pools .* \(PoolQuotaReached\)"):
         await made.ensure(D2)
@@ -155,7 +169,7 @@ async def test_what_is_refused_is_said(site: Site, arm: ArmServer) -> None:
     assert await made.ensure(D2)
 
 
-async def test_a_server_that_cannot_sign_in_says_so(site: Site, arm: ArmServer) -> None:
+async def test_a_server_that_cannot_sign_in_says_so(site: Site, arm: AzureCloud) -> None:
     wrong = msgspec.structs.replace(site.more["identity"], secret="another")
     made = await site.pools(identity=wrong)
     with pytest.raises(BackendUnavailable, match=r"cannot sign in to make .*AADSTS7000215"):
@@ -163,14 +177,14 @@ async def test_a_server_that_cannot_sign_in_says_so(site: Site, arm: ArmServer) 
     assert puts(arm) == 0
 
 
-async def test_another_identity_is_another_pool(site: Site, arm: ArmServer) -> None:
+async def test_another_identity_is_another_pool(site: Site, arm: AzureCloud) -> None:
     other = POOL_IDENTITY.replace("puller", "other")
     ids = {pool_form.pool_id(site.config(pool_identity=each), D2) for each in (other, "")}
     assert len(ids | {pool_form.pool_id(site.config(), D2)}) == 3
     assert puts(arm) == 0
 
 
-def test_the_runner_may_ask_for_tokens_where_it_needs_them(site: Site, arm: ArmServer) -> None:
+def test_the_runner_may_ask_for_tokens_where_it_needs_them(site: Site, arm: AzureCloud) -> None:
     def settings(**more: Any) -> dict[str, Any]:
         task = tasks.describe(site.config(**more), "key", "https://st/attempt", 1)
         return dict(task.as_dict()["containerSettings"])
@@ -186,7 +200,7 @@ def test_the_runner_may_ask_for_tokens_where_it_needs_them(site: Site, arm: ArmS
     assert puts(arm) == 0
 
 
-async def test_an_existing_pool_must_have_the_identity(site: Site, arm: ArmServer) -> None:
+async def test_an_existing_pool_must_have_the_identity(site: Site, arm: AzureCloud) -> None:
     site.client.create_pool(
         models.BatchPoolCreateOptions(
             id="theirs",

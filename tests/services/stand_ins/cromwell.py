@@ -1,7 +1,8 @@
 """In place of Cromwell's image: a server that runs one workflow of its own, whatever is submitted.
 
 It reads what Cromwell's image would be told (the argument `server`, JAVA_OPTS, the configuration
-there) and answers as Cromwell's REST API: POST /api/workflows/v1, GET …/{id}/status and …/outputs.
+there) and answers as Cromwell's REST API: POST /api/workflows/v1 of a form with a workflow, GET
+…/{id}/status and …/outputs.
 """
 
 from __future__ import annotations
@@ -76,8 +77,14 @@ class Handler(BaseHTTPRequestHandler):
     runs: Runs
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.reply({"id": self.runs.start(), "status": "Submitted"})
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        form = self.headers.get("Content-Type", "").startswith("multipart/form-data")
+        if self.path != "/api/workflows/v1":
+            self.reply({"status": "error"}, 404)
+        elif not form or b'name="workflowSource"' not in body or b"\nworkflow " not in body:
+            self.reply({"status": "fail", "message": "no workflow"}, 400)
+        else:
+            self.reply({"id": self.runs.start(), "status": "Submitted"}, 201)
 
     def do_GET(self) -> None:
         *_, workflow, what = self.path.split("/")
@@ -88,9 +95,9 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.reply({"id": workflow, "outputs": self.runs.outputs[workflow]})
 
-    def reply(self, document: object) -> None:
+    def reply(self, document: object, status: int = 200) -> None:
         body = json.dumps(document).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

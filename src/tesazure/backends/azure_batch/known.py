@@ -28,6 +28,9 @@ class Known:
     stripped: bool = False
     """Its secrets are no longer in storage."""
     row: Row | None = None
+    node: str = ""
+    """The node that it began on, or the last that it was to begin on: Batch need not tell any more
+    when it has queued the task again."""
     looked_at: bool = False
     missing: bool = False
     lost: bool = False
@@ -63,6 +66,10 @@ class Known:
         began, or once more. No list of changes need tell which."""
         return self.begun and self.row is not None and self.row.state == "active"
 
+    def loses(self, row: Row) -> bool:
+        """Whether Batch says now that its node was taken from it."""
+        return (row.queued_again and self.begun) or row.is_taken(self.begun)
+
     def take(self, row: Row) -> bool:
         """Take note of what Batch says now; whether it is new."""
         before = self.row, self.lost
@@ -70,6 +77,8 @@ class Known:
         started = math.inf if row.started is None else row.started
         # Batch tells of the last time it did. Before its runner began, another node counts anew.
         self.started = min(self.started, started) if self.begun else started
+        if not (self.begun and self.node):
+            self.node = row.node or self.node
         # Only what was known to have begun before this look has begun before it was queued again.
         self.lost = self.lost or (row.queued_again and self.begun)
         return before != (self.row, self.lost)

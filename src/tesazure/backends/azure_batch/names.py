@@ -23,6 +23,12 @@ def scope_of(account: str, installation: str) -> str:
     return f"batch/{account}/{installation}"
 
 
+def account_of(scope: str) -> str:
+    """The Batch account of such a scope; empty if it is another backend's."""
+    backend, _, rest = scope.partition("/")
+    return rest.partition("/")[0] if backend == "batch" else ""
+
+
 def prefix(installation: str) -> str:
     """What the ids of this installation's pools and jobs begin with."""
     return f"tesazure-{installation}-"

@@ -180,6 +180,13 @@ class Pools:
                 due.append(pool)
         await self._look_at_all(due)
 
+    async def look_for_failures(self, job: str) -> None:
+        """See what is wrong with nodes of a job's pool, as attempts have lost theirs. If the pool
+        cannot be seen, or is not known, nothing is known of them."""
+        pool = self._pools.get(job)
+        if pool is not None:
+            await self._look_at_all([pool])
+
     def reason(self, job: str) -> str:
         """What an attempt that waits in a job waits for, as of the last look."""
         pool = self._pools.get(job)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -70,15 +70,8 @@ def resource_skus(
 
     start = f"{arm_url}/subscriptions/{subscription}/providers/Microsoft.Compute/skus"
     which = quote(f"location eq '{region}'")
-    url: str | None = f"{start}?api-version={VERSION}&$filter={which}"
+    url = f"{start}?api-version={VERSION}&$filter={which}"
     for _ in range(_MOST_PAGES):
-        if url is None:
-            return
-        # The token goes along: to nobody else than who was asked first.
-        if not url.startswith(f"{arm_url}/"):
-            raise BackendUnavailable(
-                f"the list of VM sizes goes on at another place than {arm_url}"
-            )
         response = client.send_request(HttpRequest("GET", url))
         response.raise_for_status()
         try:
@@ -86,4 +79,25 @@ def resource_skus(
         except msgspec.MsgspecError as error:
             raise BackendUnavailable(f"the list of VM sizes: {error}") from error
         yield from page.value
+        if not page.next_link:
+            return
         url = page.next_link
+        # The token goes along: to nobody else than who was asked first.
+        if not same_origin(url, arm_url):
+            raise BackendUnavailable(
+                f"the list of VM sizes goes on at another place than {arm_url}"
+            )
+    raise BackendUnavailable(f"the list of VM sizes has more than {_MOST_PAGES} pages")
+
+
+def same_origin(one: str, other: str) -> bool:
+    """Whether two https URLs are of one server: Azure writes its links with and without `:443`."""
+
+    def origin(url: str) -> tuple[str, str | None, int]:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname, parts.port or 443
+
+    try:
+        return origin(one) == origin(other)
+    except ValueError:  # no URL
+        return False

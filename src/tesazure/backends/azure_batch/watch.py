@@ -2,8 +2,9 @@
 
 A pass asks little, however many attempts there are and however long they run: one list of the tasks
 of each job that changed since the last one, one list of all reports, and the parts of reports that
-are new. What waits has its pool looked at. Passes come often while things happen, and ever less
-often while nothing does.
+are new. What waits, or has lost its node, has its pool looked at. Passes come often while things
+happen, and ever less often while nothing does; the longer they take, the longer is the pause after
+them.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ READERS = 16
 STRIPPED = 64
 """Attempts whose secrets are taken out of storage in one pass, and READERS / 2 at once: passes are
 not to be held up by it."""
+SHARE = 5
+"""At most one part of so many of the time is spent in passes: when thousands of reports are listed,
+what asks most of storage is not to be the looking."""
 LONG = 256 * 1024
 """Bytes of a report from which on it is first read beside the event loop."""
 
@@ -80,6 +84,8 @@ class Watch:
         """Between this pass and the next one, in seconds."""
         self._pass_due = self._tasks_due = self._tidy_due = 0.0
         """When these are to be done at the latest, on the monotonic clock."""
+        self._rested = 0.0
+        """When the next pass may be at the earliest, but for attempts that nobody looked at yet."""
 
     async def start(self) -> None:
         """Begin. May be called twice."""
@@ -178,7 +184,7 @@ class Watch:
         if known.missing or row is None:
             text = "there is no such Batch task any more"
             return Observation(Phase.MISSING, report, text, bill)
-        node = self._pools.failed_node(known.job, row.node)
+        node = self._pools.failed_node(known.job, known.node)
         if known.is_taken:
             return Observation(Phase.PREEMPTED, report, words.loss(row, node), bill)
         return Observation(Phase.EXITED, report, words.failure(row, node), bill)
@@ -195,8 +201,10 @@ class Watch:
                 await self._passed.wait_for(is_done)
 
     def _hurry(self, seconds: float) -> None:
-        """Have the next pass no later than then."""
+        """Have the next pass no later than then, or as soon as the last one allows; 0: at once."""
         due = time.monotonic() + seconds
+        if seconds == 0:
+            self._rested = due
         if due < self._pass_due:
             self._pass_due = due
             self._nudged.set()
@@ -207,7 +215,11 @@ class Watch:
         while True:
             self._pass_due = time.monotonic() + self._pace.late_s
             self._tidy_if_due()
-            if await self._pass():
+            began = time.monotonic()
+            news = await self._pass()
+            ended = time.monotonic()
+            self._rested = ended + min((SHARE - 1) * (ended - began), self._pace.late_s)
+            if news:
                 self._pause = self._pace.soon_s
             else:
                 self._pause = min(self._pause * 1.3, self._pace.late_s)
@@ -216,7 +228,7 @@ class Watch:
             await self._rest()
 
     async def _rest(self) -> None:
-        while (left := self._pass_due - time.monotonic()) > 0:
+        while (left := max(self._pass_due, self._rested) - time.monotonic()) > 0:
             self._nudged.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
@@ -301,9 +313,7 @@ class Watch:
             self._unlisted[job] = str(error)
             look.unseen |= attempts.keys()
             return
-        for key, row in rows.items():
-            if key in attempts:
-                look.news |= attempts[key].take(row)
+        await self._take(job, rows, attempts, look)
         unlisted = [
             key
             for key, known in attempts.items()
@@ -312,11 +322,25 @@ class Watch:
             and (whole or not known.looked_at or known.is_doubtful)
         ]
         for first in range(0, len(unlisted), READERS):
+            found: dict[str, Row] = {}
             async with asyncio.TaskGroup() as group:
                 for key in unlisted[first : first + READERS]:
-                    group.create_task(self._ask(job, key, attempts[key], look))
+                    group.create_task(self._ask(job, key, found, look))
+            await self._take(job, found, attempts, look)
 
-    async def _ask(self, job: str, key: str, known: Known, look: _Look) -> None:
+    async def _take(
+        self, job: str, rows: Mapping[str, Row], attempts: Mapping[str, Known], look: _Look
+    ) -> None:
+        """Take note of what Batch says. It does not say why a task lost its node, so the pool is
+        asked, before anybody hears of the loss."""
+        own = {key: row for key, row in rows.items() if key in attempts}
+        if job not in look.failing and any(attempts[key].loses(row) for key, row in own.items()):
+            look.failing.add(job)
+            await self._pools.look_for_failures(job)
+        for key, row in own.items():
+            look.news |= attempts[key].take(row)
+
+    async def _ask(self, job: str, key: str, found: dict[str, Row], look: _Look) -> None:
         """For one that no list has shown."""
         try:
             row = await self._listing.one(job, key)
@@ -327,7 +351,7 @@ class Watch:
             look.absent.add(key)
             look.news = True
         else:
-            look.news |= known.take(row)
+            found[key] = row
 
     async def _read_reports(self, live: Mapping[str, Known], look: _Look) -> None:
         """Read what is new. Whose report has been read has been looked at, whatever others take."""
@@ -417,6 +441,8 @@ class _Look:
     """Attempts whose task is not there."""
     unseen: set[str] = field(default_factory=set)
     """Attempts that could not be looked at."""
+    failing: set[str] = field(default_factory=set)
+    """Jobs whose pools were asked what is wrong with their nodes."""
     troubles: dict[str, None] = field(default_factory=dict)
 
     def fail(self, error: BackendError, keys: Collection[str] = ()) -> None:

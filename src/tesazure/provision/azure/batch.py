@@ -9,65 +9,45 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tesazure.errors import FieldError
-from tesazure.provision.azure.clients import Clients, explained, found, text_of, waited
-from tesazure.provision.azure.config import UNTAGGED, Place
-from tesazure.provision.base import Found, Outcome, Tell
+from tesazure.provision.azure.accounts import AccountStep
+from tesazure.provision.azure.clients import Clients, deleted, explained, found, text_of, waited
+from tesazure.provision.azure.config import Place
+from tesazure.provision.base import Tell
 
 if TYPE_CHECKING:
     from azure.mgmt.batch.models import BatchAccount
 
 
-class Account:
+class Account(AccountStep):
     """A Batch account with the storage account as its auto-storage, which it uses with an identity
-    of its own where the server has one, too, and else by the key."""
+    of its own where the server has one, too, and else by the key. One of another run of this
+    installation may be used, too. Removed with its pools, jobs and tasks, and nodes that still
+    run."""
 
     name = "batch-account"
 
     def __init__(self, place: Place, clients: Clients) -> None:
-        self._place, self._clients = place, clients
-        self._names = place.request.resource_group, place.request.batch_account_name
-        self.title = f"Batch account {place.request.batch_account_name}"
+        super().__init__(place, clients, "Batch account", place.request.batch_account_name)
 
-    def look(self) -> Found:
-        """One of another run of this installation may be used, too."""
-        account = account_of(self._place, self._clients)
-        if account is None:
-            return Found(state="missing")
-        place = self._place
-        if place.made(account.tags):
-            return Found(state="ours", resource_id=str(account.id))
-        right = place.known(account.tags) and self._is_right(account)
-        if right and text_of(account.pool_allocation_mode) == place.request.pool_allocation_mode:
-            return Found(state="right", resource_id=str(account.id), detail=quota_of(account))
-        text = "in the resource group, and not made by this server"
-        if place.known(account.tags):
-            text = "of an earlier run, with other storage, authentication or pool allocation"
-        remedy = "choose another name, or leave it out to have one made"
-        problem = FieldError("batch_account_name", f"{self._names[1]} is {text}; {remedy}")
-        return Found(state="foreign", resource_id=str(account.id), problem=problem)
+    def _get(self) -> BatchAccount | None:
+        return account_of(self._place, self._clients)
 
-    def make(self, tell: Tell, is_ours: bool) -> Outcome:
-        """Make it, or complete an account of ours."""
-        account = account_of(self._place, self._clients)
-        made = is_ours or account is None
-        if account is None or (made and not self._is_right(account)):
-            accounts = self._clients.batch.batch_account
-            account = waited(
-                self.title, lambda: accounts.begin_create(*self._names, self._wanted()), tell
-            )
-        return Outcome(resource_id=str(account.id), made=made, detail=quota_of(account))
+    def _problem(self, there: BatchAccount) -> FieldError | None:
+        mode = text_of(there.pool_allocation_mode)
+        right = self._is_right(there) and mode == self._place.request.pool_allocation_mode
+        text = "of an earlier run, with other storage, authentication or pool allocation"
+        return self._unusable(there, "batch_account_name", "" if right else text)
 
-    def remove(self) -> str:
-        """With its pools, jobs and tasks, and nodes that still run."""
-        account = account_of(self._place, self._clients)
-        if account is None:
-            return ""
-        if not self._place.made(account.tags):
-            return UNTAGGED
+    def _put_right(self, there: BatchAccount | None, tell: Tell) -> BatchAccount:
+        create = self._clients.batch.batch_account.begin_create
+        return waited(self.title, lambda: create(*self._names, self._wanted()), tell)
+
+    def _delete(self) -> None:
         delete = self._clients.batch.batch_account.begin_delete
-        what = f"{self.title} to be deleted"
-        found(lambda: waited(what, lambda: delete(*self._names), lambda _: None))
-        return ""
+        deleted(self.title, lambda: delete(*self._names))
+
+    def _detail(self, there: BatchAccount) -> str:
+        return quota_of(there)
 
     def _wanted(self) -> Any:
         from azure.mgmt.batch import models
@@ -101,11 +81,11 @@ class Account:
     def _authentication(self) -> list[str]:
         return ["AAD"] if self._place.uses_identity else ["SharedKey", "AAD"]
 
-    def _is_right(self, account: BatchAccount) -> bool:
-        storage = account.auto_storage
-        modes = {text_of(each) for each in account.allowed_authentication_modes or ()}
+    def _is_right(self, there: BatchAccount) -> bool:
+        storage = there.auto_storage
+        modes = {text_of(each) for each in there.allowed_authentication_modes or ()}
         return (
-            text_of(account.provisioning_state) == "Succeeded"
+            text_of(there.provisioning_state) == "Succeeded"
             and storage is not None
             and str(storage.storage_account_id).lower() == self._place.storage_id.lower()
             and text_of(storage.authentication_mode) == self._storage_mode

@@ -127,10 +127,10 @@ class Clients:
     @functools.cached_property
     def roles(self) -> AuthorizationManagementClient:
         """Role assignments."""
+        # Its other versions are of classic administrators and reviews; the image has none of them.
         from azure.mgmt.authorization.v2022_04_01 import AuthorizationManagementClient
 
-        # Its other versions are of classic administrators and reviews.
-        return self._open(AuthorizationManagementClient, api_version="2022-04-01")
+        return self._open(AuthorizationManagementClient)
 
     @functools.cached_property
     def registries(self) -> ContainerRegistryManagementClient:
@@ -174,7 +174,7 @@ class Clients:
     def _scope(self) -> str:
         return f"{self._place.config.arm_url}/.default"
 
-    def _open(self, client: Callable[..., T], **more: Any) -> T:
+    def _open(self, client: Callable[..., T]) -> T:
         from azure.core.pipeline.transport import RequestsTransport
 
         config = self._place.config
@@ -192,7 +192,6 @@ class Clients:
                 connection_verify=authorities(config.ca_bundle),
                 **TIMEOUTS_S,
             ),
-            **more,
         )
         self._opened.enter_context(made)
         return cast("T", made)
@@ -254,6 +253,11 @@ def waited(what: str, begin: Callable[[], LROPoller[T]], tell: Tell) -> T:
             if error.code not in _BUSY:
                 raise
     raise too_late(what)
+
+
+def deleted(what: str, begin: Callable[[], LROPoller[None]]) -> None:
+    """As `waited`, for a deletion; also where there is no such thing."""
+    found(lambda: waited(f"{what} to be deleted", begin, lambda _: None))
 
 
 def asked(what: str, ask: Callable[[], T], tell: Tell) -> T:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from tesazure.provision.azure.clients import (
     Clients,
     Refused,
+    deleted,
     explained,
     found,
     pauses,
     too_late,
-    waited,
 )
 from tesazure.provision.azure.config import UNTAGGED, Place
 from tesazure.provision.base import Found, Outcome, Tell
@@ -123,7 +123,7 @@ class Group:
                 break
         name = self._place.request.resource_group
         delete = self._clients.resources.resource_groups.begin_delete
-        found(lambda: waited(f"{self.title} to be deleted", lambda: delete(name), _silent))
+        deleted(self.title, lambda: delete(name))
         return ""
 
     def _get(self) -> ResourceGroup | None:

@@ -8,56 +8,42 @@ from __future__ import annotations
 
 from typing import Any
 
-from tesazure.provision.azure.clients import Clients, explained, found, text_of, waited
-from tesazure.provision.azure.config import UNTAGGED, Place
-from tesazure.provision.base import Found, Outcome, Tell
+from tesazure.provision.azure.accounts import AccountStep
+from tesazure.provision.azure.clients import Clients, deleted, explained, found, text_of, waited
+from tesazure.provision.azure.config import Place
+from tesazure.provision.base import Tell
 
 
-class Registry:
-    """A registry for images. One that is there already is used as it is. Nodes pull with a user
-    and a password, so one that this run makes has its admin account on."""
+class Registry(AccountStep):
+    """A registry for images. One that is there already, anybody's, is used as it is. Nodes pull
+    with a user and a password, so one that this run makes has its admin account on."""
 
     name = "registry"
 
     def __init__(self, place: Place, clients: Clients) -> None:
-        self._place, self._clients = place, clients
-        self._names = place.request.resource_group, place.request.registry
-        self.title = f"Container registry {place.request.registry}"
+        super().__init__(place, clients, "Container registry", place.request.registry)
 
-    def look(self) -> Found:
-        """Anybody's in the resource group is right."""
-        registry = registry_of(self._place, self._clients)
-        if registry is None:
-            return Found(state="missing")
-        ours = self._place.made(registry.tags)
-        return Found(
-            state="ours" if ours else "right",
-            resource_id=str(registry.id),
-            detail=_detail(registry),
-        )
+    def _get(self) -> Any:
+        return registry_of(self._place, self._clients)
 
-    def make(self, tell: Tell, is_ours: bool) -> Outcome:
-        """Make it, unless there is one."""
-        registry = registry_of(self._place, self._clients)
-        made = is_ours or registry is None
-        if registry is None or (made and text_of(registry.provisioning_state) != "Succeeded"):
-            registries = self._clients.registries.registries
-            registry = waited(
-                self.title, lambda: registries.begin_create(*self._names, self._wanted()), tell
-            )
-        return Outcome(resource_id=str(registry.id), made=made, detail=_detail(registry))
+    def _problem(self, there: Any) -> None:
+        return None
 
-    def remove(self) -> str:
-        """With all of its images."""
-        registry = registry_of(self._place, self._clients)
-        if registry is None:
-            return ""
-        if not self._place.made(registry.tags):
-            return UNTAGGED
+    def _is_right(self, there: Any) -> bool:
+        return text_of(there.provisioning_state) == "Succeeded"
+
+    def _put_right(self, there: Any, tell: Tell) -> Any:
+        create = self._clients.registries.registries.begin_create
+        return waited(self.title, lambda: create(*self._names, self._wanted()), tell)
+
+    def _delete(self) -> None:
         delete = self._clients.registries.registries.begin_delete
-        what = f"{self.title} to be deleted"
-        found(lambda: waited(what, lambda: delete(*self._names), lambda _: None))
-        return ""
+        deleted(self.title, lambda: delete(*self._names))
+
+    def _detail(self, there: Any) -> str:
+        if there.admin_user_enabled:
+            return str(there.login_server)
+        return f"{there.login_server}; its admin account is off: set PRIVATE_DOCKER_REGISTRY_*"
 
     def _wanted(self) -> Any:
         from azure.mgmt.containerregistry import models
@@ -93,9 +79,3 @@ def values_of(place: Place, clients: Clients) -> dict[str, str]:
         "private_docker_registry_username": str(login.username),
         "private_docker_registry_password": str((login.passwords or [])[0].value),
     }
-
-
-def _detail(registry: Any) -> str:
-    if registry.admin_user_enabled:
-        return str(registry.login_server)
-    return f"{registry.login_server}; its admin account is off: set PRIVATE_DOCKER_REGISTRY_*"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import uuid
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tesazure.provision.azure.batch import account_of
 from tesazure.provision.azure.clients import (
@@ -24,6 +24,9 @@ from tesazure.provision.azure.clients import (
 from tesazure.provision.azure.config import Place
 from tesazure.provision.azure.words import is_within
 from tesazure.provision.base import Found, Outcome, Tell
+
+if TYPE_CHECKING:
+    from azure.mgmt.authorization.v2022_04_01.models import RoleAssignment
 
 BATCH_DATA_CONTRIBUTOR = "6aaa78f1-f7de-44ca-8722-c64a23943cae"
 BLOB_DATA_CONTRIBUTOR = "ba92f5b4-2d11-453d-a403-e96b0029c9fe"
@@ -54,31 +57,46 @@ class Roles:
         self._place, self._clients = place, clients
 
     def look(self) -> Found:
-        """Missing as long as one of them is."""
+        """Ours if any is of this run; missing as long as one is, and none of this run."""
+        if ours := list(self._ours()):
+            return Found(state="ours", detail=_listed(ours))
         if account_of(self._place, self._clients) is None:
             return Found(state="missing")
         wanted = list(self._wanted())
         missing = [each for each in wanted if not self._is_there(each)]
         if missing:
             return Found(state="missing", detail=_listed(missing))
-        ours = any(self._is_ours(each) for each in wanted)
-        return Found(state="ours" if ours else "right", detail=_listed(wanted))
+        return Found(state="right", detail=_listed(wanted))
 
     def make(self, tell: Tell, is_ours: bool) -> Outcome:
         """Give those that are missing; what a principal has at a wider scope is not given again."""
-        made, wanted = is_ours, list(self._wanted())
+        wanted = list(self._wanted())
         for each in wanted:
             if not self._is_there(each):
                 self._give(each, tell)
-            made = made or self._is_ours(each)
+        made = is_ours or bool(list(self._ours()))
         return Outcome(made=made, detail=_listed(wanted))
 
     def remove(self) -> str:
-        """Those of this run, by the names that it gives."""
+        """Those of this run, also of identities that have been replaced since then."""
         assignments = self._clients.roles.role_assignments
-        for each in self._wanted():
+        for each in self._ours():
             found(functools.partial(assignments.delete, each.scope, self._name(each)))
         return ""
+
+    def _ours(self) -> Iterator[_Wanted]:
+        """What this run has given, whoever has it: each has the name that this run gives to just
+        that."""
+        assignments = self._clients.roles.role_assignments
+        place = self._place
+        for scope in filter(None, (place.batch_id, place.storage_id, place.subnet_id)):
+            listed = assignments.list_for_scope(scope, filter="atScope()")
+            there: list[RoleAssignment] = found(functools.partial(list, listed)) or []
+            for each in there:
+                role = str(each.role_definition_id).rpartition("/")[2].lower()
+                given = _Wanted(Principal(str(each.principal_id)), role, scope)
+                if str(each.name).lower() == self._name(given):
+                    yield given
 
     def _wanted(self) -> Iterator[_Wanted]:
         place, server = self._place, self._clients.server()
@@ -102,10 +120,6 @@ class Roles:
                 and is_within(wanted.scope, str(each.scope))
                 for each in listed
             )
-
-    def _is_ours(self, wanted: _Wanted) -> bool:
-        assignments = self._clients.roles.role_assignments
-        return found(lambda: assignments.get(wanted.scope, self._name(wanted))) is not None
 
     def _give(self, wanted: _Wanted, tell: Tell) -> None:
         from azure.mgmt.authorization.v2022_04_01.models import RoleAssignmentCreateParameters

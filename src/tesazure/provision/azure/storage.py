@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tesazure.errors import FieldError
+from tesazure.provision.azure.accounts import AccountStep
 from tesazure.provision.azure.clients import Clients, asked, explained, found, text_of, waited
 from tesazure.provision.azure.config import UNTAGGED, Place
 from tesazure.provision.base import Found, Outcome, Tell
@@ -24,57 +25,37 @@ SHARE_GIB = 5120
 """The most that the share may hold; what it does not hold costs nothing."""
 
 
-class Account:
+class Account(AccountStep):
     """A general-purpose account: TLS 1.2 at least, nothing public, and without keys where the
-    server has an identity."""
+    server has an identity. One of another run of this installation may be used, too."""
 
     name = "storage-account"
 
     def __init__(self, place: Place, clients: Clients) -> None:
-        self._place, self._clients = place, clients
-        self._names = place.request.resource_group, place.request.storage_account_name
-        self.title = f"Storage account {place.request.storage_account_name}"
+        super().__init__(place, clients, "Storage account", place.request.storage_account_name)
 
-    def look(self) -> Found:
-        """One of another run of this installation may be used, too."""
-        account = account_of(self._place, self._clients)
-        if account is None:
-            return Found(state="missing")
-        if self._place.made(account.tags):
-            return Found(state="ours", resource_id=str(account.id))
-        wrong = ", ".join(self._wrong(account))
-        if self._place.known(account.tags) and not wrong:
-            return Found(state="right", resource_id=str(account.id), detail="of an earlier run")
-        text = f"of an earlier run, and is not as it should be ({wrong})"
-        if not self._place.known(account.tags):
-            text = "in the resource group, and not made by this server"
-        remedy = "choose another name, or leave it out to have one made"
-        problem = FieldError("storage_account_name", f"{self._names[1]} is {text}; {remedy}")
-        return Found(state="foreign", resource_id=str(account.id), problem=problem)
+    def _get(self) -> StorageAccount | None:
+        return account_of(self._place, self._clients)
 
-    def make(self, tell: Tell, is_ours: bool) -> Outcome:
-        """Make it, or have an account of ours be as it should."""
-        account = account_of(self._place, self._clients)
-        made = is_ours or account is None
-        if account is None or (made and text_of(account.provisioning_state) != "Succeeded"):
-            accounts = self._clients.storage.storage_accounts
-            account = waited(
-                self.title, lambda: accounts.begin_create(*self._names, self._wanted()), tell
-            )
-        elif made and (wrong := self._wrong(account)):
-            account = self._mend(wrong, tell)
-        return Outcome(resource_id=str(account.id), made=made, detail=str(account.location))
+    def _problem(self, there: StorageAccount) -> FieldError | None:
+        wrong = ", ".join(self._wrong(there))
+        text = f"of an earlier run, and is not as it should be ({wrong})" if wrong else ""
+        return self._unusable(there, "storage_account_name", text)
 
-    def remove(self) -> str:
-        """With everything that is in it."""
-        account = account_of(self._place, self._clients)
-        if account is None:
-            return ""
-        if not self._place.made(account.tags):
-            return UNTAGGED
-        accounts = self._clients.storage.storage_accounts
-        found(lambda: accounts.delete(*self._names))
-        return ""
+    def _is_right(self, there: StorageAccount) -> bool:
+        return _is_whole(there) and not self._wrong(there)
+
+    def _put_right(self, there: StorageAccount | None, tell: Tell) -> StorageAccount:
+        if there is not None and _is_whole(there):
+            return self._mend(self._wrong(there), tell)
+        create = self._clients.storage.storage_accounts.begin_create
+        return waited(self.title, lambda: create(*self._names, self._wanted()), tell)
+
+    def _delete(self) -> None:
+        found(lambda: self._clients.storage.storage_accounts.delete(*self._names))
+
+    def _detail(self, there: StorageAccount) -> str:
+        return str(there.location)
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -134,11 +115,12 @@ class Containers:
     def look(self) -> Found:
         """Ours if any was made by this run."""
         there = {name: self._get(name) for name in self._wanted}
-        if None in there.values():
-            missing = [name for name, each in there.items() if each is None]
+        if any(self._is_ours(each) for each in there.values()):
+            return Found(state="ours", resource_id=self._id)
+        missing = [name for name, each in there.items() if each is None]
+        if missing:
             return Found(state="missing", detail=", ".join(missing))
-        ours = any(self._is_ours(each) for each in there.values())
-        return Found(state="ours" if ours else "right", resource_id=self._id)
+        return Found(state="right", resource_id=self._id)
 
     def make(self, tell: Tell, is_ours: bool) -> Outcome:
         """Make those that are missing."""
@@ -234,6 +216,10 @@ class Share:
 
     def _get(self) -> Any:
         return found(lambda: self._clients.storage.file_shares.get(*self._names))
+
+
+def _is_whole(account: StorageAccount) -> bool:
+    return text_of(account.provisioning_state) == "Succeeded"
 
 
 def _made(place: Place, thing: Any) -> bool:
