@@ -10,7 +10,7 @@ import base64
 import hashlib
 import time
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,17 +108,21 @@ class BatchServer:
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._http.stop()
-        with self.world.lock:
-            for node in self._nodes():
-                for execution in list(node.running):
-                    execution.deleted = True
-                    execution.kill()
-        self.world.wait_for(lambda: not any(node.running for node in self._nodes()), 10)
+        self.world.wait_for(self._ends_all, 10)
         self.world.stop()
         for node in self._nodes():
             if node.root is not None:
                 self.machine.discard(node.root)
         assert kind is not None or not self.violations, self.violations
+
+    def _ends_all(self) -> bool:
+        """Whether nothing runs any more. What does is killed; others that wait may begin then."""
+        running = [execution for node in self._nodes() for execution in node.running]
+        for execution in running:
+            if not execution.deleted:
+                execution.deleted = True
+                execution.kill()
+        return not running
 
     # ------------------------------------------------------------------ scripts
 
@@ -164,9 +168,9 @@ class BatchServer:
             self.fleet.shortages.clear()
 
     def script_nodes(self, *scripts: NodeScript) -> None:
-        """What becomes of the nodes that come next."""
+        """What becomes of the nodes that come next; of those after them, nothing special."""
         with self.world.lock:
-            self.fleet.scripts.extend(scripts)
+            self.fleet.scripts = deque(scripts)
 
     def fail_tasks(
         self,
