@@ -11,11 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import api, batch, lists, recognition, storage, tasks, telemetry
+from benchmarks import api, batch, lists, postgresql, recognition, storage, tasks, telemetry
 from tests.services.base import Unavailable
 from tests.services.docker_engine import DockerEngine
 
-SUITES = ("api", "lists", "tasks", "idle", "recognition", "storage", "batch", "telemetry")
+SUITES = (
+    *("api", "postgresql", "lists", "tasks", "idle", "recognition", "storage", "batch"),
+    "telemetry",
+)
 
 
 def main() -> int:
@@ -24,7 +27,7 @@ def main() -> int:
     parser.add_argument("suites", nargs="*", choices=[[], *SUITES])
     parser.add_argument("--seconds", type=float, default=5, help="of each load (default 5)")
     parser.add_argument(
-        "--rounds", type=int, default=3, help="of api, storage and telemetry (default 3)"
+        "--rounds", type=int, default=3, help="of api, postgresql, storage, telemetry (3)"
     )
     parser.add_argument("--tasks", type=int, default=1_000_000, help="in the store for lists")
     parser.add_argument("--count", type=int, help="of tasks run (default 500; for batch 1000)")
@@ -37,6 +40,7 @@ def main() -> int:
     given = parser.parse_args()
     suites: dict[str, Callable[[], Any]] = {
         "api": lambda: api.run(given.seconds, given.rounds),
+        "postgresql": lambda: postgresql.run(given.seconds, given.rounds),
         "lists": lambda: lists.run(given.tasks, given.seconds),
         "tasks": lambda: _engines(given.count or 500),
         "idle": lambda: tasks.idle(given.queued, 20),

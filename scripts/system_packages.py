@@ -54,6 +54,8 @@ TEST = [
     Package("iptables", "iptables", "containers with a network"),
     Package("jq", "jq", "the test of a command in the documentation"),
     Package("nginx-light", "nginx", "the tests that download from a real web server"),
+    Package("nodejs", "node", "the tests with Azurite"),
+    Package("npm", "npm", "the tests with Azurite, and Terraform's"),
     Package("openssh-server", "sshd", "the tests with an SFTP server"),
     Package("podman", "podman", "the tests with Podman"),
     Package("postgresql", "initdb", "the tests with PostgreSQL"),
@@ -65,7 +67,7 @@ TEST = [
 
 _ALSO_FOR_BENCHMARKS = {
     *("bubblewrap", "busybox-static", "docker.io", "iproute2"),
-    *("nginx-light", "nodejs", "npm"),
+    *("nginx-light", "nodejs", "npm", "postgresql"),
 }
 
 BENCH = [

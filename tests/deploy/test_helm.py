@@ -23,6 +23,7 @@ import tesazure
 from tesazure import settings
 from tests.clients import venvs
 from tests.conftest import refuse
+from tests.deploy.checkov import checked
 from tests.service.server import until
 from tests.services import base, project_images
 from tests.services.docker_engine import DockerEngine
@@ -293,22 +294,9 @@ def test_names_of_other_services_pass_for_no_settings(example: dict[str, dict[st
 def test_checkov_finds_nothing_that_is_not_explained(
     tmp_path: Path, example: dict[str, dict[str, Any]]
 ) -> None:
-    try:
-        program = venvs.python("checkov").parent / "checkov"
-    except base.Unavailable as error:
-        refuse(str(error))
     for kind, manifest in example.items():
         (tmp_path / f"{kind}.json").write_text(json.dumps(manifest))
-    options = ["--framework", "kubernetes", "--skip-download", "--compact", "--output", "json"]
-    done = subprocess.run(
-        [program, *options, "--directory", tmp_path],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    answer = json.loads(done.stdout)
-    assert answer["summary"]["parsing_errors"] == 0
+    answer = checked("kubernetes", tmp_path)
     assert answer["summary"]["passed"] > 50
     failed = {each["check_id"] for each in answer["results"]["failed_checks"]}
     assert failed == NOT_ASKED.keys()
