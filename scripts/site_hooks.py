@@ -119,7 +119,8 @@ def graph(diagram: str) -> str:
             raise PluginError(f"scripts/site_hooks.py cannot draw this line of a diagram: {line}")
     # Last, as Graphviz has a node in the group that first speaks of it.
     for old, new, label in arrows:
-        tail, head = first.get(old, old), first.get(new, new)
-        look = f'label = "{label}", ltail = "cluster_{old}", lhead = "cluster_{new}"'
-        written.append(f'"{tail}" -> "{head}" [{look}]')
+        look = [f'label = "{label}"']
+        look += [f'ltail = "cluster_{old}"'] if old in groups else []
+        look += [f'lhead = "cluster_{new}"'] if new in groups else []
+        written.append(f'"{first.get(old, old)}" -> "{first.get(new, new)}" [{", ".join(look)}]')
     return "\n".join([*written, "}"])

@@ -212,9 +212,9 @@ class _Live:
 
     async def apply(self, settings: Settings) -> None:
         """See settings.reloading.Apply."""
-        async with self.stations.changing(settings):
-            if self.database_sign_in is not None:
-                await asyncio.to_thread(self.database_sign_in.use, settings)
+        database = self.database_sign_in
+        changing = contextlib.nullcontext() if database is None else database.changing(settings)
+        async with self.stations.changing(settings), changing:
             await self.gate.use(sign_in_of(settings))
         self.stations.keep(settings)
         self.budgets.use(settings.budgets, settings.budget_action)

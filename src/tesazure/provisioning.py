@@ -275,8 +275,8 @@ def under_way(run: Run) -> str:
 def _things(request: Request) -> set[tuple[str, str, str]]:
     """What a run makes or removes under names of the request, as Azure compares them."""
     kinds = ("resource_group", "storage_account_name", "batch_account_name", "registry")
-    named = ((kind, getattr(request, kind).lower()) for kind in kinds)
-    return {(request.subscription_id, kind, name) for kind, name in named if name}
+    names = ((kind, getattr(request, kind).lower()) for kind in kinds)
+    return {(request.subscription_id, kind, name) for kind, name in names if name}
 
 
 def _object(body: bytes) -> dict[str, Any]:

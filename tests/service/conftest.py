@@ -13,6 +13,7 @@ from tesazure.backends.azure_batch.backend import AzureBatchBackend
 from tests.conftest import need_sandbox, shared
 from tests.contract.backend_site import BatchSite
 from tests.service.azure_subscription import Subscription, subscription
+from tests.service.provision_site import Installation
 from tests.service.runner_bench import RunnerBench, open_bench
 from tests.service.server import OLD, TES, RunningServer
 from tests.services.azurite import Azurite
@@ -80,3 +81,12 @@ def used(azure: Subscription) -> Subscription:
     """A subscription that has had such resources before, so that Azure says all of names."""
     azure.cloud.register("Microsoft.Storage", "Microsoft.Batch", "Microsoft.ContainerRegistry")
     return azure
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Installation]:
+    """Servers of the provisioner, on each database."""
+    url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    installation = Installation(tmp_path, url)
+    yield installation
+    await installation.close()

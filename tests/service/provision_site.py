@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvicorn
 
 from tesazure.api.access_log import AccessLog
@@ -34,16 +35,29 @@ from tesazure.api.routing import Routes
 from tesazure.errors import FieldError
 from tesazure.provision.base import Found, Ground, GroundOf, Outcome, Step, Tell
 from tesazure.provision.conductor import Conductor, Place
-from tesazure.provisioning import Failure, IdleCost, ProvisionFailed, Request
+from tesazure.provisioning import (
+    Failure,
+    IdleCost,
+    ProvisionFailed,
+    Request,
+    Run,
+    ServicePrincipal,
+)
 from tesazure.signin.gate import Gate, SignIn
 from tesazure.signin.tokens import TokenSource
 from tesazure.store.sql_store import SqlStore, open_store
 
 SECRET = "the~principals.secret_9f2c"
+SUBSCRIPTION = "0b1f6471-1bf0-4dda-aec3-111122223333"
+PRINCIPAL = ServicePrincipal("0b1f6471-1bf0-4dda-aec3-cccccccccccc", SECRET, "contoso.example")
+OWN = Request(subscription_id=SUBSCRIPTION)
+BY_PRINCIPAL = msgspec.structs.replace(OWN, service_principal=PRINCIPAL)
 BATCH_KEY = "a2V5LW9mLXRoZS1iYXRjaC1hY2NvdW50"
 TOKEN = "a-token-for-provisioning"
 HELD_S = 60.0
 STEPS = ("group", "storage", "container", "batch")
+MADE = [*(f"make {step}" for step in STEPS), "test", "publish"]
+"""The journal of a whole run."""
 PLAIN = "container"
 """Carries no tags, and is made in one go."""
 POINTS = tuple(
@@ -265,6 +279,51 @@ async def until(is_so: Callable[[], Any], what: str = "", timeout_s: float = 60)
     while not is_so():
         assert time.monotonic() < deadline, f"timed out: {what}"
         await asyncio.sleep(0.01)
+
+
+class Installation:
+    """Servers on one database and one cloud."""
+
+    def __init__(self, directory: Path, url: str) -> None:
+        self.directory = directory
+        self.cloud = Cloud(directory / "cloud")
+        self._url = url
+        self._open: list[Site] = []
+
+    async def server(self, name: str = "one", lease_s: float = 30) -> Site:
+        """Start one."""
+        store = await open_store(self._url, self.directory / "tesazure.db")
+        site = Site(store, self.cloud, name, lease_s)
+        self._open.append(site)
+        await site.conductor.start()
+        return site
+
+    async def stop(self, site: Site) -> None:
+        """Stop one, as SIGTERM does."""
+        self._open.remove(site)
+        await site.conductor.stop()
+        await site.store.close()
+
+    async def close(self) -> None:
+        """Stop all."""
+        for site in list(self._open):
+            await self.stop(site)
+
+
+async def ended(site: Site, run_id: str) -> Run:
+    """The run, once nobody works on it."""
+    async with asyncio.timeout(60):
+        while True:
+            stored = await site.conductor.run(run_id)
+            assert stored is not None
+            if stored.run.state in ("CREATED", "ERROR", "DELETED"):
+                return stored.run
+            await asyncio.sleep(0.01)
+
+
+async def made(site: Site, request: Request = OWN) -> Run:
+    """The run of a request, at its end."""
+    return await ended(site, (await site.conductor.begin(request)).run.id)
 
 
 async def _serve(directory: Path, name: str) -> None:

@@ -19,6 +19,7 @@ from tesazure.lifecycle import Handle, Observation, Phase
 from tesazure.model import Executor, Resources, Task
 from tesazure.plan import Defaults, Plan, make_plan
 from tests.conftest import shared
+from tests.contract.backend_site import until
 from tests.services.azurite import Azurite
 from tests.services.batch_lab import BatchLab, batch_lab
 from tests.services.batch_runner import PlayedRunner
@@ -181,5 +182,23 @@ async def test_the_longer_a_look_takes_the_rarer_it_is(lab: BatchLab) -> None:
             await asyncio.sleep(0.05)
         looks = 1000 - slow.times
         assert 1 <= looks <= took / (5 * 0.4) + 2
+    finally:
+        await backend.stop()
+
+
+async def test_what_nobody_has_looked_at_waits_for_no_pause(lab: BatchLab) -> None:
+    """Though a look is due, and put off since the last one took long."""
+    lab.batch.shortage()
+    backend = AzureBatchBackend(lab.config(), Pace(soon_s=3600, late_s=3600))
+    await backend.start()
+    try:
+        job = (await backend.submit(a_plan("task"), "k", Access()))["job"]
+        watch = backend._watch
+        watch._pass_due, watch._rested = 0.0, time.monotonic() + 3600
+        watch._nudged.set()
+        await until(lambda: not watch._nudged.is_set())
+        watch.drop("k")
+        seen = await watch.observe({"k": job}, DEADLINE_S)
+        assert seen["k"].phase is Phase.PENDING
     finally:
         await backend.stop()

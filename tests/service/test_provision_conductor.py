@@ -11,53 +11,25 @@ import msgspec
 import pytest
 
 from tesazure.errors import Conflict, InvalidInput
-from tesazure.provisioning import Request, Run, ServicePrincipal, StepRecord
-from tesazure.store.sql_store import SqlStore, open_store
-from tests.service.provision_site import BATCH_KEY, POINTS, SECRET, STEPS, Cloud, Site, until
+from tesazure.provisioning import Request, Run, StepRecord
+from tesazure.store.sql_store import SqlStore
+from tests.service.provision_site import (
+    BATCH_KEY,
+    BY_PRINCIPAL,
+    MADE,
+    OWN,
+    POINTS,
+    PRINCIPAL,
+    SECRET,
+    STEPS,
+    SUBSCRIPTION,
+    Installation,
+    ended,
+    made,
+    until,
+)
 
-SUBSCRIPTION = "0b1f6471-1bf0-4dda-aec3-111122223333"
-PRINCIPAL = ServicePrincipal("0b1f6471-1bf0-4dda-aec3-cccccccccccc", SECRET, "contoso.example")
-OWN = Request(subscription_id=SUBSCRIPTION)
-BY_PRINCIPAL = msgspec.structs.replace(OWN, service_principal=PRINCIPAL)
 ALL = (*STEPS, "test-task", "settings")
-MADE = [*(f"make {step}" for step in STEPS), "test", "publish"]
-
-
-class Installation:
-    """Servers on one database and one cloud."""
-
-    def __init__(self, directory: Path, url: str) -> None:
-        self.directory = directory
-        self.cloud = Cloud(directory / "cloud")
-        self._url = url
-        self._open: list[Site] = []
-
-    async def server(self, name: str = "one", lease_s: float = 30) -> Site:
-        """Start one."""
-        store = await open_store(self._url, self.directory / "tesazure.db")
-        site = Site(store, self.cloud, name, lease_s)
-        self._open.append(site)
-        await site.conductor.start()
-        return site
-
-    async def stop(self, site: Site) -> None:
-        """Stop one, as SIGTERM does."""
-        self._open.remove(site)
-        await site.conductor.stop()
-        await site.store.close()
-
-    async def close(self) -> None:
-        """Stop all."""
-        for site in list(self._open):
-            await self.stop(site)
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Installation]:
-    url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    installation = Installation(tmp_path, url)
-    yield installation
-    await installation.close()
 
 
 @pytest.fixture
@@ -66,22 +38,6 @@ async def here(tmp_path: Path) -> AsyncIterator[Installation]:
     installation = Installation(tmp_path, "")
     yield installation
     await installation.close()
-
-
-async def ended(site: Site, run_id: str) -> Run:
-    """The run, once nobody works on it."""
-    async with asyncio.timeout(60):
-        while True:
-            stored = await site.conductor.run(run_id)
-            assert stored is not None
-            if stored.run.state in ("CREATED", "ERROR", "DELETED"):
-                return stored.run
-            await asyncio.sleep(0.01)
-
-
-async def made(site: Site, request: Request = OWN) -> Run:
-    """The run of a request, at its end."""
-    return await ended(site, (await site.conductor.begin(request)).run.id)
 
 
 def states(run: Run) -> dict[str, str]:

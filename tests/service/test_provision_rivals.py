@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
 
 from tesazure.errors import Conflict
-from tests.service.provision_site import until
-from tests.service.test_provision_conductor import (
+from tests.service.provision_site import (
     BY_PRINCIPAL,
     MADE,
     OWN,
     Installation,
     ended,
     made,
+    until,
 )
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Installation]:
-    url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    installation = Installation(tmp_path, url)
-    yield installation
-    await installation.close()
 
 
 async def test_two_at_once_are_one_run(place: Installation) -> None:
@@ -87,7 +77,7 @@ async def test_of_different_requests_for_one_name_at_once_one_is_made(place: Ins
 async def test_what_a_run_makes_meanwhile_is_nobody_elses(
     place: Installation, asked: str, joins: bool
 ) -> None:
-    """Between two questions of the checks, the account that is to be made is tplace."""
+    """Between two questions of the checks, the account that is to be made is there."""
     site = await place.server()
     place.cloud.fault("problems", "hold")
     first = msgspec.structs.replace(OWN, storage_account_name="mine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tesazure import compose, settings
-from tesazure.errors import StoreUnavailable
+from tesazure.errors import ConfigurationError, StoreUnavailable
 from tesazure.settings import Settings
 from tesazure.store.entra import database_sign_in_of
 from tesazure.store.sql_store import SqlStore, open_store
@@ -131,6 +132,36 @@ def test_another_secret_is_that_of_the_next_connection_once_it_has_proved_good(
     assert not [each for each in (SECRET, "a-wrong-secret", "the-second-secret") if each in log]
 
 
+async def test_settings_that_something_else_refuses_change_no_sign_in(
+    given: dict[str, str], entra: EntraServer
+) -> None:
+    entra.lifetime_s = 60  # asked for anew each time, see above
+    sign_in = database_sign_in_of(loaded(given))
+    assert sign_in is not None
+    await asyncio.to_thread(sign_in)
+    entra.secrets[CLIENT] = "the-second-secret"
+    others = loaded({**given, "azure_secret": "the-second-secret"})
+    with pytest.raises(ConfigurationError):
+        async with sign_in.changing(others):
+            raise ConfigurationError(["another part of the server"])
+    with pytest.raises(ConnectionError, match="AADSTS7000215"):
+        await asyncio.to_thread(sign_in)
+    async with sign_in.changing(others):
+        pass
+    await asyncio.to_thread(sign_in)
+
+
+async def test_settings_of_another_cloud_are_followed_as_at_a_start(
+    given: dict[str, str], entra: EntraServer
+) -> None:
+    sign_in, others = database_sign_in_of(loaded(given)), loaded({**given, "cloud": "AzureChina"})
+    assert sign_in is not None
+    async with sign_in.changing(others):
+        pass
+    token = (await asyncio.to_thread(sign_in))["password"]
+    entra.verify(token, settings.database_scope_of(others).removesuffix("/.default"))
+
+
 async def test_what_is_told_without_a_token(
     given: dict[str, str], database: EntraPostgreSQL
 ) -> None:
@@ -171,18 +202,22 @@ async def test_tls_is_not_left_out_because_the_url_says_so(
 
 
 async def test_with_a_password_the_documented_url_asks_for_the_same_proof(
-    database: EntraPostgreSQL, monkeypatch: pytest.MonkeyPatch
+    database: EntraPostgreSQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """libpq alone would look for authorities in a file of the user's, and stop without it."""
+    """libpq alone would look for authorities where its OpenSSL was built, and find none."""
     options = "?sslmode=verify-full&sslrootcert=system"
     for page in ("kubernetes", "operations"):
         assert options in Path(__file__).parents[2].joinpath(f"docs/{page}.md").read_text()
-    url = database.create_database() + options
+    url = database.create_database()
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    with pytest.raises(StoreUnavailable, match="certificate verify failed"):
-        await opened({"database_url": url})
-    monkeypatch.setenv("SSL_CERT_FILE", str(database.ca_bundle))
-    store = await opened({"database_url": url})
+    for asked in (options, "?sslrootcert=system"):
+        with pytest.raises(StoreUnavailable, match="certificate verify failed"):
+            await opened({"database_url": url + asked})
+    # As Debian keeps them; a directory of OpenSSL's own would have names by their hashes.
+    (tmp_path / "ca-certificates.crt").write_text(database.ca_bundle.read_text())
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    store = await opened({"database_url": url + options})
     await store.close()
 
 

@@ -42,7 +42,8 @@ what may pass."""
 
 Apply = Callable[[Settings], Awaitable[None]]
 """Puts settings in effect, of which only live ones differ from those before. Raises
-ConfigurationError when that cannot be, and then has changed nothing."""
+ConfigurationError when that cannot be, other TesazureErrors for what may pass, and then has changed
+nothing."""
 
 Changed = Callable[[], Awaitable[bool]]
 """Whether the settings that all servers share are others than when `Load` last read them. Cheap.

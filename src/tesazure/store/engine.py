@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from tesazure.errors import ConfigurationError, StoreUnavailable
+from tesazure.trust import authorities_file
 
 LOCK_WAIT_S = 10.0
 """How long a write waits for another process that writes."""
@@ -247,6 +248,10 @@ def _postgresql(url: str, sign_in: SignIn | None) -> Engine:
         raise ConfigurationError(
             ["DATABASE_URL: is not a URL; write postgresql://user:password@host/name"]
         ) from None
+    if parsed.query.get("sslrootcert") == "system":
+        # As libpq does, but psycopg's wheels bring an OpenSSL that looks where no system has any.
+        proof = {"sslmode": "verify-full", "sslrootcert": authorities_file()}
+        parsed = parsed.update_query_dict(proof)
     engine = sqlalchemy.create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         paramstyle="format",

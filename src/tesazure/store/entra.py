@@ -5,6 +5,10 @@ Source: "Microsoft Entra authentication with Azure Database for PostgreSQL" (Mic
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
 from tesazure.azure_identity import credential_of, token_of
 from tesazure.errors import ConfigurationError, StoreUnavailable
 from tesazure.settings import Settings, database_scope_of, identity_of
@@ -23,29 +27,32 @@ class EntraSignIn:
 
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigurationError without the packages."""
-        self._identity = identity_of(settings)
+        self._identity, self._scope = identity_of(settings), database_scope_of(settings)
         try:
             self._credential = credential_of(self._identity)
         except ImportError:
             raise ConfigurationError(
                 ["DATABASE_AUTH: entra needs a package; pip install 'tesazure[azure]'"]
             ) from None
-        self._scope = database_scope_of(settings)
         self._authorities = authorities_file(self._identity.ca_bundle)
 
-    def use(self, settings: Settings) -> None:
-        """Sign in as these say from now on; connections that are open stay so. Asks for a token, as
-        settings that lock the server out of its database could only be mended by a restart. Raises
-        StoreUnavailable when there is none, and goes on as before."""
-        identity = identity_of(settings)
-        if identity == self._identity:
+    @contextlib.asynccontextmanager
+    async def changing(self, settings: Settings) -> AsyncIterator[None]:
+        """Within, there is a token for whom these settings say, as those that lock the server out
+        of its database could only be mended by a restart. Left in order, new connections are opened
+        with such tokens from then on; left by an exception, nothing has changed. Raises
+        StoreUnavailable when there is no token."""
+        identity, scope = identity_of(settings), database_scope_of(settings)
+        if (identity, scope) == (self._identity, self._scope):
+            yield
             return
         credential = credential_of(identity)
         try:
-            token_of(credential, self._scope)
+            await asyncio.to_thread(token_of, credential, scope)
         except ConnectionError as error:
             raise StoreUnavailable(f"DATABASE_AUTH: {error}") from error
-        self._identity, self._credential = identity, credential
+        yield
+        self._identity, self._scope, self._credential = identity, scope, credential
 
     def __call__(self) -> dict[str, str]:
         """Arguments for libpq. The server sees the token, so it proves first who it is, whatever

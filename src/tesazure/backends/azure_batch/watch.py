@@ -37,8 +37,9 @@ STRIPPED = 64
 """Attempts whose secrets are taken out of storage in one pass, and READERS / 2 at once: passes are
 not to be held up by it."""
 SHARE = 5
-"""At most one part of so many of the time is spent in passes: when thousands of reports are listed,
-what asks most of storage is not to be the looking."""
+"""One part of so many of the time is spent in passes at most, unless that takes a longer pause than
+`Pace.late_s`: when thousands of reports are listed, what asks most of storage is not to be the
+looking."""
 LONG = 256 * 1024
 """Bytes of a report from which on it is first read beside the event loop."""
 
@@ -205,7 +206,7 @@ class Watch:
         due = time.monotonic() + seconds
         if seconds == 0:
             self._rested = due
-        if due < self._pass_due:
+        if seconds == 0 or due < self._pass_due:  # else a pass that is due may still rest
             self._pass_due = due
             self._nudged.set()
 

@@ -70,11 +70,10 @@ class Roles:
 
     def make(self, tell: Tell, is_ours: bool) -> Outcome:
         """Give those that are missing; what a principal has at a wider scope is not given again."""
-        wanted = list(self._wanted())
+        made, wanted = is_ours, list(self._wanted())
         for each in wanted:
             if not self._is_there(each):
-                self._give(each, tell)
-        made = is_ours or bool(list(self._ours()))
+                made = self._give(each, tell) or made
         return Outcome(made=made, detail=_listed(wanted))
 
     def remove(self) -> str:
@@ -121,7 +120,8 @@ class Roles:
                 for each in listed
             )
 
-    def _give(self, wanted: _Wanted, tell: Tell) -> None:
+    def _give(self, wanted: _Wanted, tell: Tell) -> bool:
+        """Whether that was needed."""
         from azure.mgmt.authorization.v2022_04_01.models import RoleAssignmentCreateParameters
 
         definitions = "/providers/Microsoft.Authorization/roleDefinitions/"
@@ -142,6 +142,8 @@ class Roles:
         except Refused as error:
             if error.code != "RoleAssignmentExists":
                 raise
+            return False
+        return True
 
     def _name(self, wanted: _Wanted) -> str:
         """A GUID, as Azure has it: the same each time, and of this run alone."""
