@@ -8,6 +8,7 @@ passed, and at least one ran.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,9 @@ def counts(report: Path) -> Counter[str]:
 
 def main(arguments: list[str]) -> int:
     """Run both passes; the exit code."""
+    # A shell starts what it puts into the background with SIGINT ignored, and so would be all that
+    # the tests start, and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     started = time.monotonic()
     workers = 2 * len(os.sched_getaffinity(0))
     total: Counter[str] = Counter()

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from tesazure.model import TERMINAL, State
+from tesazure.money import estimate
 from tesazure.report import Ended, Report
 
 Handle = dict[str, Any]
@@ -54,11 +55,10 @@ class Bill(msgspec.Struct, frozen=True):
             return self.facts
         since = max(self.since, placed - CLOCKS_S)
         until = max(since, min(now if self.until is None else self.until, now + CLOCKS_S))
-        cost = (until - since) / 3600 * self.usd_per_hour
         text = datetime.fromtimestamp(until, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         return {
             **self.facts,
-            "estimated_cost_usd": f"{cost:.6f}",
+            "estimated_cost_usd": estimate(until - since, self.usd_per_hour),
             "estimated_cost_until": text,
         }
 

@@ -22,6 +22,12 @@ def billionths(text: str) -> int | None:
     return int(amount.scaleb(_DIGITS).to_integral_value())
 
 
+def estimate(seconds: float, per_hour: float) -> str:
+    """What so much time costs at that many US dollars an hour, as `dollars` has it: what takes
+    milliseconds, too, costs something."""
+    return dollars(round(seconds / 3600 * per_hour * 10**_DIGITS))
+
+
 def dollars(amount: int) -> str:
     """Billionths of a US dollar as a decimal number of them, without needless zeros. What
     a month has spent is below 0 when an estimate of an earlier one was corrected in it."""

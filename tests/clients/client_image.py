@@ -98,8 +98,8 @@ def wheels(lock: Path, version: str) -> bytes:
     if python is None:
         raise base.Unavailable(f"no Python {short}, the test image's, to collect wheels with")
     with tempfile.TemporaryDirectory() as directory:
-        options = ("--quiet", "--require-hashes", "--no-deps", "--requirement", lock)
-        command = [python, "-m", "pip", "wheel", *options, "--wheel-dir", directory]
+        options = (*venvs.ISOLATED, "--quiet", *venvs.EXACTLY, lock)
+        command = [python, "-m", "pip", "wheel", "--wheel-dir", directory, *options]
         venvs.pip(command, lock.name)
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as tar:

@@ -23,6 +23,8 @@ from tests.services import base, images
 LOCKS = Path(__file__).parents[2] / "requirements"
 CACHE = images.CACHE / "venvs"
 EXACTLY = ("--require-hashes", "--no-deps", "--requirement")
+ISOLATED = ("--use-pep517",)
+"""An older pip would else build what declares nothing with the venv's own packages."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,11 @@ def remove_versions(name: str) -> None:
 def install(lock: Path, directory: Path, built_with: Path | None = None) -> None:
     """Make a venv with exactly what the lock names, built by what the other lock does."""
     pip([sys.executable, "-m", "venv", directory], lock.name)
-    packages = [directory / "bin" / "python", "-m", "pip", "install", "--quiet", *EXACTLY]
+    command = [directory / "bin" / "python", "-m", "pip", "install", "--quiet"]
     if built_with is not None:
-        pip([*packages, built_with], built_with.name)
-        packages.insert(-1, "--no-build-isolation")
-    pip([*packages, lock], lock.name)
+        pip([*command, *EXACTLY, built_with], built_with.name)
+    how = ISOLATED if built_with is None else ("--no-build-isolation",)
+    pip([*command, *how, *EXACTLY, lock], lock.name)
 
 
 def pip(command: Sequence[object], what: str) -> None:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import io
 import json
-import tarfile
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,9 +63,9 @@ def data(docker_engine: DockerEngine, genomics_image: str, short_dir: Path) -> P
         try:
             for name in ("reads", "reference"):
                 chunks, _ = container.get_archive(f"{EXAMPLES}/{name}")
-                packed = io.BytesIO(b"".join(chunks))
-                with tarfile.open(fileobj=packed) as tar:
-                    tar.extractall(source, filter="data")
+                # Not by `tarfile`, whose filters Python has since 3.11.4.
+                command = ["tar", "--extract", "--no-same-owner", "--directory", source]
+                subprocess.run(command, input=b"".join(chunks), check=True, timeout=60)
         finally:
             container.remove()
     genome = source / "reference" / "lambda_virus.fa.gz"

@@ -350,7 +350,7 @@ def test_an_ended_task_is_only_tidied(state: State) -> None:
 BILL = Bill(usd_per_hour=0.36, since=NOW - 100, facts={"vm_size": "a"})
 COST = {
     "vm_size": "a",
-    "estimated_cost_usd": "0.010000",
+    "estimated_cost_usd": "0.01",
     "estimated_cost_until": datetime.fromtimestamp(NOW, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
 }
 
@@ -392,5 +392,5 @@ def test_one_that_goes_on_is_not_billed_yet_and_one_that_ended_bills_itself() ->
 
 def test_a_loss_at_a_known_time_is_billed_until_then() -> None:
     bill = msgspec.structs.replace(BILL, until=NOW - 50)
-    assert bill.metadata(NOW - 100, NOW)["estimated_cost_usd"] == "0.005000"
+    assert bill.metadata(NOW - 100, NOW)["estimated_cost_usd"] == "0.005"
     assert msgspec.structs.replace(BILL, usd_per_hour=None).metadata(NOW, NOW) == {"vm_size": "a"}

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tesazure.model import ExecutorLog, TaskLog
-from tesazure.money import dollars
+from tesazure.money import dollars, estimate
 from tesazure.store.costs import cost_of
 
 
@@ -28,6 +28,12 @@ def log(**metadata: str) -> bytes:
 def test_a_cost_is_kept_to_the_billionth(said: str, cost: int, shown: str) -> None:
     assert cost_of(log(estimated_cost_usd=said)) == cost
     assert dollars(cost) == shown
+
+
+def test_what_takes_milliseconds_costs_something() -> None:
+    assert estimate(0.01, 0.05) == "0.000000139"
+    assert estimate(1800, 0.1) == "0.05"
+    assert estimate(0, 5) == "0"
 
 
 @pytest.mark.parametrize(

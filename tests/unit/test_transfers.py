@@ -1,4 +1,4 @@
-"""runner.transfers: interrupted at the worst moment."""
+"""runner.transfers: interrupted, or busy, at the worst moment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from tesazure.errors import StorageError
 from tesazure.runner.transfers import Transfers
+from tesazure.storage.base import Progress
 
 START = threading.Thread.start.__code__
 
@@ -46,7 +48,33 @@ def test_an_interruption_while_a_thread_starts_is_what_is_raised() -> None:
     with pytest.raises(Interrupted):
         transfers.run(lambda *_: None)
     sys.settrace(None)
+    none_runs()
+
+
+def none_runs() -> None:
+    """Once no transfer does."""
     deadline = time.monotonic() + 15
     while any(thread.name.startswith("transfer-") for thread in threading.enumerate()):
         assert time.monotonic() < deadline, "a transfer still runs"
         time.sleep(0.01)
+
+
+def test_after_a_failure_no_more_of_its_group_are_tried() -> None:
+    """Also while the thread that is told of them is busy with the first: there may be millions."""
+    told = threading.Event()
+    tried = []
+
+    def run(position: int, _: Progress) -> int:
+        if position == 0:
+            return 1
+        assert told.wait(15)
+        tried.append(position)
+        raise StorageError(f"{position} failed")
+
+    def done(position: int, size: int) -> None:
+        told.set()
+        none_runs()
+
+    failures = Transfers(10_000, lambda _: 0, run, all_or_nothing=True, workers=3).run(done)
+    assert 1 <= len(tried) <= 3
+    assert str(failures[0]) in {f"{position} failed" for position in tried}

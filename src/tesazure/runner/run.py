@@ -20,6 +20,7 @@ import msgspec
 from tesazure.access import Access, RegistryLogin, is_of_registry
 from tesazure.errors import EngineError, StorageError, StorageUnavailable, TesazureError
 from tesazure.model import FileType, State
+from tesazure.money import estimate
 from tesazure.plan import GB, SHARED_GLOBAL, Plan, Step, contains
 from tesazure.report import (
     Ended,
@@ -133,8 +134,8 @@ class Attempt:
         bill = {name: f"{seconds:.3f}" for name, seconds in self._spent.items()}
         bill |= {name: str(size) for name, size in self._moved.items()}
         if self._cost_per_hour_usd is not None:
-            hours = (time.monotonic() - self._begun) / 3600
-            bill["estimated_cost_usd"] = f"{hours * self._cost_per_hour_usd:.6f}"
+            took = time.monotonic() - self._begun
+            bill["estimated_cost_usd"] = estimate(took, self._cost_per_hour_usd)
         return bill
 
     def _outcome(self) -> Ended:

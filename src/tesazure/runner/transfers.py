@@ -29,8 +29,8 @@ raise."""
 
 Row = TypeVar("Row", bound=Sized)
 
-_Outcome = tuple[int, int, int | Exception]
-"""A position, the next one that is not meant as well, and the size or the failure."""
+_Outcome = tuple[int, int, int | None]
+"""A position, the next one that is not meant as well, and the size; None: it failed."""
 
 
 class Stopped(Exception):
@@ -88,7 +88,8 @@ class Transfers:
                 with contextlib.suppress(RuntimeError):
                     # Daemon threads: one that hangs in a system call does not keep the process.
                     thread.join(max(0.0, deadline - time.monotonic()))
-        return self._failures
+        with self._lock:
+            return dict(self._failures)
 
     def _watch(self, done: Callable[[int, int], None]) -> None:
         running = self._workers
@@ -104,13 +105,10 @@ class Transfers:
             if outcome is None:
                 running -= 1
                 continue
-            position, stop, result = outcome
-            ended[position] = stop, result if isinstance(result, int) else None
-            if isinstance(result, Exception) and not isinstance(result, Stopped):
-                self._failures.setdefault(self._group_of(position), result)
-                self._first_failed = min(self._failures)
-                if self._all_or_nothing and deadline is None:
-                    deadline = time.monotonic() + SETTLE_S
+            position, stop, size = outcome
+            ended[position] = stop, size
+            if self._failures and self._all_or_nothing and deadline is None:
+                deadline = time.monotonic() + SETTLE_S
             while told in ended:
                 stop, size = ended.pop(told)
                 if size is not None:
@@ -126,12 +124,21 @@ class Transfers:
                 if not self._wanted(group):
                     raise Stopped
 
+            size = None
             try:
                 progress(0)
-                self._outcomes.put((position, stop, self._run(position, progress)))
+                size = self._run(position, progress)
             except Exception as error:
-                self._outcomes.put((position, stop, error))
+                # Here, not where outcomes are read: until then, others of its group would fail too.
+                self._note(position, error)
+            self._outcomes.put((position, stop, size))
         self._outcomes.put(None)
+
+    def _note(self, position: int, error: Exception) -> None:
+        if not isinstance(error, Stopped):
+            with self._lock:
+                self._failures.setdefault(self._group_of(position), error)
+                self._first_failed = min(self._failures)
 
     def _take(self) -> tuple[int, int] | None:
         """The next position and the one after; of a group that is no longer wanted, the one after
