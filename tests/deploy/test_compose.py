@@ -188,8 +188,8 @@ def test_tasks_outlive_the_servers_container(
         assert [log["logs"][0].get("exit_code") for log in record["logs"]] == [None, 0]
         assert "another attempt follows" in str(record["logs"][0]["system_logs"])
         assert get(http, done)["state"] == "COMPLETE"
-    left = client.containers.list(all=True, filters={"label": "tesazure.attempt"})
-    assert not [each for each in left if task_id in str(each.labels)]
+    left = client.api.containers(all=True, filters={"label": "tesazure.attempt"})
+    assert not [each for each in left if task_id in str(each["Labels"])]
 
 
 def test_the_database_may_be_away_for_a_while(site: Composed, busybox_image: str) -> None:

@@ -74,8 +74,8 @@ class DockerNode:
 
     def left_of(self, key: str) -> list[str]:
         """States of the containers that carry a key."""
-        found = self.client.containers.list(all=True, filters={"label": f"tesazure.attempt={key}"})
-        return [container.status for container in found]
+        found = self.client.api.containers(all=True, filters={"label": f"tesazure.attempt={key}"})
+        return [container["State"] for container in found]
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ class DockerEngine(base.Service):
         if not base.answers(self.socket):
             return
         with contextlib.closing(docker.DockerClient(f"unix://{self.socket}", timeout=10)) as client:
-            for container in client.containers.list():
+            for container in client.containers.list(ignore_removed=True):
                 container.remove(force=True)
 
     def _make_bridge(self) -> str:
