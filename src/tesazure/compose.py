@@ -7,7 +7,7 @@ Exit codes of `serve`:
 | 0 | stopped by SIGTERM or SIGINT; running tasks keep running, the next server takes them up |
 | 1 | a fault of the program; the log has it |
 | 2 | a setting is wrong, or names something that cannot be used |
-| 3 | the port or the data directory is in use, or the database or the Key Vault cannot be reached |
+| 3 | the port or the data directory is in use, or the Key Vault cannot be reached |
 | 128 + n | ended at once by a second signal n |
 """
 
@@ -15,31 +15,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import logging
 import os
-import resource
-import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
-import uvicorn
 import uvloop
 
 from tesazure import __version__, json_log
 from tesazure.api.access_log import AccessLog
 from tesazure.api.app import Application
 from tesazure.api.audit import Audit
-from tesazure.api.limits import ConnectionLimits, protocol
 from tesazure.api.lines import Lines
 from tesazure.api.parts import Parts
-from tesazure.backends.base import Backend
+from tesazure.api.threshold import Threshold
+from tesazure.backends.base import Backend, Check
 from tesazure.budgets import Budgets
 from tesazure.daemon_threads import DaemonThreads
 from tesazure.database_settings import DatabaseSettings
@@ -55,6 +51,7 @@ from tesazure.provision.conductor import Conductor, Place
 from tesazure.provisioning import Request
 from tesazure.runner.engines.choose import EngineChoice, find_engine
 from tesazure.sealing import find_seal
+from tesazure.serving import Server, give_memory_back, listening, raise_file_limit
 from tesazure.settings import Effective, Settings
 from tesazure.settings.reloading import Reloader
 from tesazure.settling import Settling
@@ -74,20 +71,19 @@ from tesazure.store.records import KeptSetting
 from tesazure.store.sql_store import open_store
 from tesazure.telemetry.configured import telemetry_of
 
-_BACKLOG = 1024
 _DATABASE = "tesazure.db"
-_DRAIN_S = 5
-"""Seconds that requests under way get to end when the server stops."""
 _SETTINGS_S = 180.0
 """Seconds in which the settings must have been read again, Key Vault and all."""
 _YOUNG = 20_000
 """Objects made between two looks of the collector: requests leave no cycles behind."""
-_M_MMAP_THRESHOLD = -3
-"""Of mallopt(3)."""
-_LARGE_MEMORY = 2**20
-"""Bytes from which on memory is asked of the system and given back, whatever was freed before."""
-_SPARE_FILES = 1024
-"""File descriptors beside those of connections: database, attempts, libraries."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
+"""Between looks at whether the database answers by now."""
+_NO_DATABASE = Check(
+    "store",
+    False,
+    "the database does not answer; the server begins its work once it does",
+    "see the server's log",
+)
 _log = logging.getLogger(__name__)
 
 EngineName = Literal["docker", "podman", "sandbox"]
@@ -113,9 +109,9 @@ def serve(effective: Effective, again: Again) -> int:
     json_log.configure(settings.log_level)
     try:
         _demand_sound(effective)
-        with opened(settings.data_dir) as home, _listening(settings) as listener:
-            _raise_file_limit(settings.max_connections + _SPARE_FILES)
-            _give_memory_back()
+        with opened(settings.data_dir) as home, listening(settings) as listener:
+            raise_file_limit(settings.max_connections)
+            give_memory_back()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(_serve(effective, again, home, listener))
         return 0
@@ -123,7 +119,7 @@ def serve(effective: Effective, again: Again) -> int:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)  # noqa: T201 - to whoever started us
         return 2
-    except (Occupied, StoreUnavailable, VaultUnavailable) as error:
+    except (Occupied, VaultUnavailable) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 3
 
@@ -330,133 +326,59 @@ def _check_allowed(settings: Settings, home: Home) -> None:
 
 
 async def _serve(effective: Effective, again: Again, home: Home, listener: socket.socket) -> None:
-    async with _assembled(effective, again, home) as whole:
-        settings = whole.reloader.settings
+    """Answer from now on, do the work once all is there, and end when told to."""
+    threshold = Threshold()
+    server = Server(effective.settings, threshold)
+    async with (
+        server.answering(listener),
+        _begun(effective, again, home, threshold, listener) as whole,
+    ):
         # What has been made by now stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(_YOUNG)
-        server = _Server(_uvicorn_config(settings, whole.application), whole.application)
-        _handle_signals(server, whole.reloader)
-        _announce(settings, home, listener)
-        await server.serve(sockets=[listener])
+        threshold.open(whole.application)
+        _announce(whole.reloader.settings, home, _url(listener))
+        await server.until_told(whole.reloader.ask)
         _log.info("stopping; running tasks keep running")
+
+
+@contextlib.asynccontextmanager
+async def _begun(
+    effective: Effective, again: Again, home: Home, threshold: Threshold, listener: socket.socket
+) -> AsyncIterator[Assembled]:
+    """`_assembled`, once the database answers. Raises ConfigurationError, VaultUnavailable."""
+    async with contextlib.AsyncExitStack() as stack:
+        whole, told, pause_s = None, "", _FIRST_PAUSE_S
+        while whole is None:
+            try:
+                whole = await stack.enter_async_context(_assembled(effective, again, home))
+            except StoreUnavailable as error:
+                threshold.missing = _NO_DATABASE
+                if told != str(error):
+                    told = str(error)
+                    where = f"{_url(listener)}/readyz tells when"
+                    _log.warning("work begins once the database answers (%s): %s", where, told)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        yield whole
 
 
 def _logs_requests(settings: Settings) -> bool:
     return settings.log_level in ("debug", "info")
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, with streams that end when it stops, and without its own idea of signals."""
-
-    def __init__(self, config: uvicorn.Config, application: Application) -> None:
-        super().__init__(config)
-        self._application = application
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals are handled by `_handle_signals`."""
-        yield
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting, end the streams, wait for the other requests."""
-        self._application.close()
-        await super().shutdown(sockets)
-
-
-def _uvicorn_config(settings: Settings, application: Application) -> uvicorn.Config:
-    limits = ConnectionLimits(settings.request_timeout_s, settings.max_connections)
-    return uvicorn.Config(
-        application.asgi,
-        http=protocol(limits, application.refused),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=_BACKLOG,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=_DRAIN_S,
-    )
-
-
-def _handle_signals(server: uvicorn.Server, reloader: Reloader) -> None:
-    """The first signal ends the server in order, the second one at once: nothing is lost by that,
-    the next server takes up what it finds. SIGHUP has the settings read again."""
-
-    def stop(number: int) -> None:
-        if server.should_exit:
-            os._exit(128 + number)
-        server.should_exit = True
-
-    # The kernel, too, sends SIGHUP: when the terminal that we were started from goes away.
-    in_terminal = os.isatty(0) and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
-
-    def hang_up() -> None:
-        if in_terminal and not os.isatty(0):
-            stop(signal.SIGHUP)
-        else:
-            reloader.ask()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
-    loop.add_signal_handler(signal.SIGHUP, hang_up)
-
-
-@contextlib.contextmanager
-def _listening(settings: Settings) -> Iterator[socket.socket]:
-    """The server's socket, listening: connections wait in its queue until the server is ready.
-
-    Raises Occupied when the port is taken, ConfigurationError for an unusable address.
-    """
-    try:
-        family, kind, number, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, number)
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no host name"
-        raise ConfigurationError([f"HOST: {reason}; name an address of this machine"]) from error
-    with listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-            listener.listen(_BACKLOG)
-        except OSError as error:
-            where = f"{settings.host} port {settings.port}"
-            text = f"cannot listen on {where}: {error.strerror}"
-            if isinstance(error, PermissionError):
-                raise ConfigurationError([f"PORT: {text}; choose one above 1023"]) from error
-            raise Occupied(f"{text}; choose another --port (0: any that is free)") from error
-        listener.setblocking(False)
-        yield listener
-
-
-def _give_memory_back() -> None:
-    """Keep what large bodies took from staying with this process: glibc would, after the first of
-    them was freed, cut the next ones out of heaps that seldom shrink."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_MEMORY)
-
-
-def _raise_file_limit(wanted: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < limit:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-
-
-def _announce(settings: Settings, home: Home, listener: socket.socket) -> None:
+def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _announce(settings: Settings, home: Home, url: str) -> None:
     store = "SQLite" if not settings.database_url else "PostgreSQL"
     if settings.database_url:
         parts = urlsplit(settings.database_url)
         store = f"{store} at {parts.hostname}{parts.path}"
-    line = f"tesazure {__version__} listening on http://{shown}:{port}"
+    line = f"tesazure {__version__} listening on {url}"
     print(f"{line} (data in {home.path}, {store})", flush=True)  # noqa: T201
 
 

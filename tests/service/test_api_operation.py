@@ -150,15 +150,6 @@ def test_a_data_directory_that_cannot_be_written(tmp_path: Path) -> None:
     assert "DATA_DIR" in fails(tmp_path / "file", 2)
 
 
-def test_a_database_that_is_not_there(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"postgresql://user:secretword@127.0.0.1:{free.getsockname()[1]}/db"
-        said = fails(tmp_path / "d", 3, database_url=url)
-    assert "127.0.0.1" in said
-    assert "secretword" not in said
-
-
 def test_a_spoilt_database_is_left_alone_and_named(tmp_path: Path) -> None:
     with start_server(tmp_path, scheduler="false") as server:
         assert server.stop() == 0

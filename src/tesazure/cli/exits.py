@@ -27,8 +27,7 @@ MEANINGS: dict[Code, str] = {
     Code.NOT_COMPLETE: "a task ended in another state than COMPLETE, `doctor` found a fault, or a"
     " transfer failed in a way that has no code here",
     Code.USAGE: "the command line, a setting or a file given is wrong",
-    Code.UNREACHABLE: "no server answers, or `serve` cannot have its port, data, database or Key"
-    " Vault;"
+    Code.UNREACHABLE: "no server answers, or `serve` cannot have its port, data or Key Vault;"
     " `transfer`: storage does not answer, after all retries",
     Code.NOT_FOUND: "no such task, executor or stream; `transfer`: nothing is at the URL or path",
     Code.REFUSED: "the server refused the request; what is wrong is printed field by field",

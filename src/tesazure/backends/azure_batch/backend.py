@@ -78,12 +78,8 @@ class AzureBatchBackend:
         config = self._config
         try:
             await self.account.start()
-            try:
-                await self._files.start()
-            except BackendUnavailable as error:
-                log.warning("attempts cannot be handed to Azure Batch for now: %s", error)
             await self._catalog.start()
-            await self._pools.start()
+            await self._look_around()
             await self._watch.start()
         except BaseException:
             await self.stop()
@@ -95,6 +91,22 @@ class AzureBatchBackend:
             backend_parameters=PARAMETERS,
             engine="batch",
         )
+
+    async def _look_around(self) -> None:
+        """At storage and at Batch, at once: each may take its time to not answer."""
+
+        async def open_files() -> None:
+            try:
+                await self._files.start()
+            except BackendUnavailable as error:
+                log.warning("attempts cannot be handed to Azure Batch for now: %s", error)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(open_files())
+                group.create_task(self._pools.start())
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
 
     async def stop(self) -> None:
         """Let go; tasks keep running, and a later server finds them."""
