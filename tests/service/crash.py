@@ -27,9 +27,9 @@ BIG = 3_000_000
 """Bytes of the large outputs."""
 
 
-def documents(number: int, image: str, out: Path) -> tuple[str, dict[str, Any], str]:
+def documents(number: int, image: str, out: str) -> tuple[str, dict[str, Any], str]:
     """(kind, task, state in which it is to end) of the task with this number. Every executor adds
-    a line to a file of its own when it begins."""
+    a line to a file of its own when it begins. Outputs go below the URL `out`."""
 
     def executor(index: int, script: str, **more: Any) -> dict[str, Any]:
         begin = f"echo begun >> {SHARED}/{number}.{index}; "
@@ -46,7 +46,7 @@ def documents(number: int, image: str, out: Path) -> tuple[str, dict[str, Any], 
             script = f"yes {number} | head -c {BIG} > /out/big; echo {number} > /out/small"
             task["executors"] = [executor(0, script)]
             task["outputs"] = [
-                {"path": f"/out/{name}", "url": str(out / f"{number}.{name}")}
+                {"path": f"/out/{name}", "url": f"{out}/{number}.{name}"}
                 for name in ("big", "small")
             ]
         case "two":
@@ -75,6 +75,8 @@ class Crash:
             path.chmod(0o777)
         self.chance = random.Random(seed)
         self.image = image
+        self.outputs = str(self.out)
+        """URL of a directory."""
         self.settings: dict[str, object] = {
             "allow_dir": self.out,
             "shared_global_dir": self.marks,
@@ -97,6 +99,7 @@ class Crash:
         self.accepted: dict[str, int] = {}
         """Task id -> number."""
         self.unanswered = 0
+        self._sent = 0
         self._starts = 0
         self._url = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -148,17 +151,16 @@ class Crash:
 
     def submit(self, count: int) -> None:
         """Have `count` tasks accepted, whatever happens to the server meanwhile."""
-        number = 0
         while len(self.accepted) < count:
-            _, task, _ = documents(number, self.image, self.out)
+            _, task, _ = documents(self._sent, self.image, self.outputs)
             try:
                 with self.client() as client:
                     task_id = server.create(client, task)
-                self.accepted[task_id] = number
+                self.accepted[task_id] = self._sent
             except httpx.HTTPError:
                 self.unanswered += 1  # it may have been accepted all the same
                 time.sleep(0.05)
-            number += 1
+            self._sent += 1
             time.sleep(0.01)
 
     @contextlib.contextmanager
@@ -224,6 +226,10 @@ class Crash:
 
     # -- the account ----------------------------------------------------------------------------
 
+    def output(self, name: str) -> bytes:
+        """What a task has left below `outputs`."""
+        return (self.out / name).read_bytes()
+
     def tasks(self) -> dict[str, Any]:
         """All tasks of the server by id, whole."""
         found: dict[str, Any] = {}
@@ -256,7 +262,7 @@ class Crash:
         assert set(self.accepted) <= set(tasks), "an accepted task was lost"
         for task_id, task in tasks.items():
             number = int(task["name"].removeprefix("crash-"))
-            kind, _, expected = documents(number, self.image, self.out)
+            kind, _, expected = documents(number, self.image, self.outputs)
             self._check_state(task, expected, kind, seen)
             attempts = len(task["logs"])
             allowed = 1 + self.lost[task_id]
@@ -292,9 +298,9 @@ class Crash:
             seen["executor runs"] += runs
 
     def _check_outputs(self, number: int, task: Any) -> None:
-        big = (self.out / f"{number}.big").read_bytes()
+        big = self.output(f"{number}.big")
         assert hashlib.sha256(big).digest() == hashlib.sha256(big_output(number)).digest(), number
-        assert (self.out / f"{number}.small").read_text() == f"{number}\n"
+        assert self.output(f"{number}.small") == b"%d\n" % number
         sizes = {o["path"]: o["size_bytes"] for o in task["logs"][-1]["outputs"]}
         assert sizes["/out/big"] == str(BIG)
 

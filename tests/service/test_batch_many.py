@@ -15,6 +15,7 @@ import pytest
 from tesazure.access import Access
 from tesazure.backends.azure_batch.backend import AzureBatchBackend
 from tesazure.backends.azure_batch.watch import Pace
+from tesazure.errors import BackendUnavailable
 from tesazure.lifecycle import Handle, Observation, Phase
 from tesazure.model import Executor, Resources, Task
 from tesazure.plan import Defaults, Plan, make_plan
@@ -202,3 +203,34 @@ async def test_what_nobody_has_looked_at_waits_for_no_pause(lab: BatchLab) -> No
         assert seen["k"].phase is Phase.PENDING
     finally:
         await backend.stop()
+
+
+async def test_an_end_that_is_found_while_batch_is_away_is_told_once_it_is_back(
+    lab: BatchLab, backend: AzureBatchBackend
+) -> None:
+    """By a server that was started meanwhile, and has nothing else to look at."""
+    handle = await backend.submit(a_plan("task"), "k", Access())
+
+    async def has_ended() -> bool:
+        return (await backend.observe({"k": handle}))["k"].phase is Phase.EXITED
+
+    await until(has_ended)
+    away = [
+        lab.batch.trouble(operation, status=403, times=10**6)
+        for operation in ("Task_List", "Task_Get")
+    ]
+    later = AzureBatchBackend(lab.config(), PACE)
+    await later.start()
+    try:
+        with pytest.raises(BackendUnavailable):
+            await later.observe({"k": handle})
+        known = later._watch.find("k")
+        assert known is not None
+        assert known.over
+        for trouble in away:
+            trouble.times = 0
+        # By no other question: with the next look, whenever that is.
+        await until(lambda: known.looked_at)
+        assert (await later.observe({"k": handle}))["k"].phase is Phase.EXITED
+    finally:
+        await later.stop()

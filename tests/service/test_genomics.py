@@ -64,7 +64,7 @@ def data(docker_engine: DockerEngine, genomics_image: str, short_dir: Path) -> P
             for name in ("reads", "reference"):
                 chunks, _ = container.get_archive(f"{EXAMPLES}/{name}")
                 # Not by `tarfile`, whose filters Python has since 3.11.4.
-                command = ["tar", "--extract", "--no-same-owner", "--directory", source]
+                command = ["tar", "--extract", "--file=-", "--no-same-owner", "--directory", source]
                 subprocess.run(command, input=b"".join(chunks), check=True, timeout=60)
         finally:
             container.remove()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 
 from tesazure.azure_identity import credential_of, token_of
 from tesazure.errors import ConfigurationError, StoreUnavailable
@@ -27,14 +28,14 @@ class EntraSignIn:
 
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigurationError without the packages."""
-        self._identity, self._scope = identity_of(settings), database_scope_of(settings)
+        self._wanted = identity, scope = identity_of(settings), database_scope_of(settings)
         try:
-            self._credential = credential_of(self._identity)
+            self._token = partial(token_of, credential_of(identity), scope)
         except ImportError:
             raise ConfigurationError(
                 ["DATABASE_AUTH: entra needs a package; pip install 'tesazure[azure]'"]
             ) from None
-        self._authorities = authorities_file(self._identity.ca_bundle)
+        self._authorities = authorities_file(identity.ca_bundle)
 
     @contextlib.asynccontextmanager
     async def changing(self, settings: Settings) -> AsyncIterator[None]:
@@ -42,23 +43,23 @@ class EntraSignIn:
         of its database could only be mended by a restart. Left in order, new connections are opened
         with such tokens from then on; left by an exception, nothing has changed. Raises
         StoreUnavailable when there is no token."""
-        identity, scope = identity_of(settings), database_scope_of(settings)
-        if (identity, scope) == (self._identity, self._scope):
+        wanted = identity, scope = identity_of(settings), database_scope_of(settings)
+        if wanted == self._wanted:
             yield
             return
-        credential = credential_of(identity)
+        token = partial(token_of, credential_of(identity), scope)
         try:
-            await asyncio.to_thread(token_of, credential, scope)
+            await asyncio.to_thread(token)
         except ConnectionError as error:
             raise StoreUnavailable(f"DATABASE_AUTH: {error}") from error
         yield
-        self._identity, self._scope, self._credential = identity, scope, credential
+        self._wanted, self._token = wanted, token
 
     def __call__(self) -> dict[str, str]:
         """Arguments for libpq. The server sees the token, so it proves first who it is, whatever
         the URL says. Raises ConnectionError when there is no token."""
         return {
-            "password": token_of(self._credential, self._scope),
+            "password": self._token(),
             "sslmode": "verify-full",
             "sslrootcert": self._authorities,
         }

@@ -241,7 +241,12 @@ class Watch:
         trouble = ""
         try:
             self._forget_unasked()
-            live = {key: known for key, known in self._known.items() if not known.over}
+            # What is over, too, until it has been looked at: before, nobody is told of it.
+            live = {
+                key: known
+                for key, known in self._known.items()
+                if not (known.over and known.looked_at)
+            }
             if live:
                 await self._look(live, look)
             else:
