@@ -26,6 +26,16 @@ def pytest_unconfigure() -> None:
     session.close_session()
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give what shares a fixture of its module to one worker: each would make one of its own."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("xdist_group") is None:
+            made = item._fixtureinfo.name2fixturedefs.values()
+            if any(definitions[-1].scope == "module" for definitions in made):
+                item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def refuse(reason: str) -> NoReturn:
     """End a test that lacks something: in CI (CI=true) that is a failure, elsewhere a skip."""
     if os.environ.get("CI") == "true":

@@ -34,7 +34,7 @@ from tesazure.api.app import Application
 from tesazure.api.audit import Audit
 from tesazure.api.lines import Lines
 from tesazure.api.parts import Parts
-from tesazure.api.threshold import Threshold
+from tesazure.api.threshold import BEGINS, Threshold
 from tesazure.backends.base import Backend, Check
 from tesazure.budgets import Budgets
 from tesazure.daemon_threads import DaemonThreads
@@ -50,8 +50,8 @@ from tesazure.provision.base import Ground
 from tesazure.provision.conductor import Conductor, Place
 from tesazure.provisioning import Request
 from tesazure.runner.engines.choose import EngineChoice, find_engine
-from tesazure.sealing import find_seal
-from tesazure.serving import Server, give_memory_back, listening, raise_file_limit
+from tesazure.sealing import Seal, find_seal
+from tesazure.serving import Server, give_memory_back, listening
 from tesazure.settings import Effective, Settings
 from tesazure.settings.reloading import Reloader
 from tesazure.settling import Settling
@@ -84,6 +84,12 @@ _NO_DATABASE = Check(
     "the database does not answer; the server begins its work once it does",
     "see the server's log",
 )
+_NO_BACKEND = Check(
+    "backend",
+    False,
+    "it is being made ready, which takes minutes when Azure does not answer",
+    "wait; the server's log says what fails",
+)
 _log = logging.getLogger(__name__)
 
 EngineName = Literal["docker", "podman", "sandbox"]
@@ -110,7 +116,6 @@ def serve(effective: Effective, again: Again) -> int:
     try:
         _demand_sound(effective)
         with opened(settings.data_dir) as home, listening(settings) as listener:
-            raise_file_limit(settings.max_connections)
             give_memory_back()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(_serve(effective, again, home, listener))
@@ -219,22 +224,24 @@ class _Live:
 
 
 @contextlib.asynccontextmanager
-async def _assembled(effective: Effective, again: Again, home: Home) -> AsyncIterator[Assembled]:
+async def _assembled(
+    effective: Effective, again: Again, home: Home, threshold: Threshold
+) -> AsyncIterator[Assembled]:
     """The whole server but for its socket: store, backend, scheduler and application, running.
+    `threshold` is told what that waits for.
 
-    Raises ConfigurationError, StoreUnavailable.
+    Raises ConfigurationError, StoreUnavailable, VaultUnavailable.
     """
     threads = DaemonThreads("settings", 1, _SETTINGS_S)
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(threads.close)
         settings = effective.settings
         sign_in = database_sign_in_of(settings)
         store = await open_store(settings.database_url, home.path / _DATABASE, sign_in)
         stack.push_async_callback(store.close)
-        telemetry = await stack.enter_async_context(telemetry_of(settings))
-        identity = await store.identity()
-        belong(home.path, identity)
-        seal = find_seal(settings.secrets_key, home.path / "secrets.key")
-        seal.check(await store.sealing_key(seal.names))
+        threshold.missing = BEGINS
+        belong(home.path, identity := await store.identity())
+        seal = await _seal_of(settings, home, store)
         shared = DatabaseSettings(store, seal)
         await shared.reseal()
 
@@ -252,6 +259,8 @@ async def _assembled(effective: Effective, again: Again, home: Home) -> AsyncIte
             settings = effective.settings
             json_log.use(settings.log_level)
         _check_allowed(settings, home)
+        telemetry = await stack.enter_async_context(telemetry_of(settings))
+        threshold.missing = _NO_BACKEND
         budgets = Budgets(settings.budgets, settings.budget_action)
         footing = Footing(store, identity, seal, home, budgets, Threads(), telemetry.of_attempts)
         stations = Stations(footing)
@@ -260,10 +269,12 @@ async def _assembled(effective: Effective, again: Again, home: Home) -> AsyncIte
         lines = Lines(sys.stderr.fileno())
         stack.callback(lines.flush)
         audit = Audit(lines)
-        tokens = TokenSource(
-            store, changed=lambda change, token: audit.note_token(change, token.id, token.user)
+        gate = Gate(
+            sign_in_of(settings),
+            TokenSource(
+                store, changed=lambda change, token: audit.note_token(change, token.id, token.user)
+            ),
         )
-        gate = Gate(sign_in_of(settings), tokens)
         await stack.enter_async_context(gate.standing())
         access_log = AccessLog(lines, _logs_requests(settings))
         live = _Live(stations, gate, budgets, access_log, sign_in)
@@ -305,6 +316,13 @@ async def _assembled(effective: Effective, again: Again, home: Home) -> AsyncIte
         yield Assembled(application, reloader)
 
 
+async def _seal_of(settings: Settings, home: Home, store: Store) -> Seal:
+    """Raises ConfigurationError when it is not that of the store's other servers."""
+    seal = find_seal(settings.secrets_key, home.path / "secrets.key")
+    seal.check(await store.sealing_key(seal.names))
+    return seal
+
+
 def _demand_sound(effective: Effective) -> None:
     """Raises ConfigurationError for settings that no database can mend, before anything is made."""
     s = effective.settings
@@ -337,6 +355,7 @@ async def _serve(effective: Effective, again: Again, home: Home, listener: socke
         gc.collect()
         gc.freeze()
         gc.set_threshold(_YOUNG)
+        server.limit(whole.reloader.settings)
         threshold.open(whole.application)
         _announce(whole.reloader.settings, home, _url(listener))
         await server.until_told(whole.reloader.ask)
@@ -352,7 +371,9 @@ async def _begun(
         whole, told, pause_s = None, "", _FIRST_PAUSE_S
         while whole is None:
             try:
-                whole = await stack.enter_async_context(_assembled(effective, again, home))
+                whole = await stack.enter_async_context(
+                    _assembled(effective, again, home, threshold)
+                )
             except StoreUnavailable as error:
                 threshold.missing = _NO_DATABASE
                 if told != str(error):

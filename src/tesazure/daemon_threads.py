@@ -34,7 +34,8 @@ class DaemonThreads:
         self._most = most
         self._patience_s = patience_s
         self._started = 0
-        self._waiting: SimpleQueue[_Place] = SimpleQueue()
+        self._waiting: SimpleQueue[_Place | None] = SimpleQueue()
+        """None ends the thread that takes it."""
         self._taken = 0.0
         """When a thread last took a call, on the monotonic clock."""
 
@@ -61,9 +62,14 @@ class DaemonThreads:
             future.cancel()
             place.calls.clear()  # what is left in the queue holds on to nothing
 
+    def close(self) -> None:
+        """Have the threads end, each after the call that it is in. Nobody waits for that."""
+        for _ in range(self._started):
+            self._waiting.put(None)
+        self._started = 0
+
     def _work(self) -> None:
-        while True:
-            place = self._waiting.get()
+        while (place := self._waiting.get()) is not None:
             try:
                 future, call = place.calls.pop()
             except IndexError:

@@ -6,6 +6,8 @@ GA4GH TES 1.1.0, tesState.
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Collection
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -70,12 +72,14 @@ billed for no time outside of this."""
 
 class Observation(msgspec.Struct, frozen=True):
     """What a backend saw of one attempt. `reason` is its own words, if it has any: why the attempt
-    is lost, or what a live one waits for. `bill`: None where nothing has been used, or is paid."""
+    is lost, or what a live one waits for. `bill`: None where nothing has been used, or is paid.
+    `since`: since when the report can be read, in seconds since the epoch; infinite: it cannot."""
 
     phase: Phase
     report: Report
     reason: str = ""
     bill: Bill | None = None
+    since: float = -math.inf
 
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -288,10 +292,12 @@ def _follow(
     limit = facts.max_runtime_s
     overdue = _is_overdue(attempt, report, limit, now - policy.grace_s)
     alive = seen.phase in (Phase.PENDING, Phase.RUNNING)
+    # An end that nobody could bring or read until just now has the grace to come.
+    late = alive and ended is None and now > seen.since + policy.grace_s
     # A runner that ends as CANCELED was told to stop: here, by the release of an overdue attempt
     # which a crash of the server cut short; otherwise by somebody else, such as a shutdown.
     stopped = ended is not None and ended.state is State.CANCELED
-    if overdue and (stopped or (alive and ended is None)):
+    if overdue and (stopped or late):
         said = f"timed out: the attempt did not end within its limit of {limit:g} s"
         bill = _bill(attempt, seen, now)
         return [Release(handle), *_end(facts, report, State.SYSTEM_ERROR, (said,), bill)]
@@ -320,7 +326,8 @@ def _is_overdue(attempt: Attempt, report: Report, limit: float, now: float) -> b
         return False
     began = attempt.started
     if isinstance(report.log.start_time, str):
-        began = max(began, datetime.fromisoformat(report.log.start_time).timestamp())
+        with contextlib.suppress(ValueError, OverflowError):  # a report is not trusted
+            began = max(began, datetime.fromisoformat(report.log.start_time).timestamp())
     return now > began + limit
 
 

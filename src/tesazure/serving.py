@@ -44,11 +44,11 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, settings: Settings, threshold: Threshold) -> None:
-        limits = ConnectionLimits(settings.request_timeout_s, settings.max_connections)
+        self._limits = ConnectionLimits(settings.request_timeout_s, settings.max_connections)
         config = uvicorn.Config(
             threshold,
             interface="asgi3",
-            http=protocol(limits, threshold.refused),
+            http=protocol(self._limits, threshold.refused),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -60,10 +60,18 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=_DRAIN_S,
         )
         super().__init__(config)
+        self.limit(settings)
         self._threshold = threshold
         self._reload: Callable[[], None] | None = None
         """None: the server is still starting."""
         self._serving: asyncio.Task[None] | None = None
+
+    def limit(self, settings: Settings) -> None:
+        """Have connections keep to these settings from now on: more of them are known once the
+        database is there."""
+        self._limits.request_timeout_s = settings.request_timeout_s
+        self._limits.max_connections = settings.max_connections
+        _raise_file_limit(settings.max_connections)
 
     @contextlib.asynccontextmanager
     async def answering(self, listener: socket.socket) -> AsyncIterator[None]:
@@ -126,7 +134,7 @@ class Server(uvicorn.Server):
 
 
 def _leave() -> None:
-    _log.warning("ended while calls of others were under way; nothing is lost by that")
+    _log.warning("ended while calls of others were under way; no task is lost by that")
     os._exit(0)
 
 
@@ -166,7 +174,7 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_MEMORY)
 
 
-def raise_file_limit(connections: int) -> None:
+def _raise_file_limit(connections: int) -> None:
     """Have as many file descriptors as these need, and all else, or as many as may be had."""
     wanted = connections + _SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -109,9 +109,13 @@ def remove_versions(name: str) -> None:
 
 
 def install(lock: Path, directory: Path, built_with: Path | None = None) -> None:
-    """Make a venv with exactly what the lock names, built by what the other lock does."""
-    pip([sys.executable, "-m", "venv", directory], lock.name)
-    command = [directory / "bin" / "python", "-m", "pip", "install", "--quiet"]
+    """Make a venv with exactly what the lock names, built by what the other lock does.
+
+    Without a pip of its own, and compiled as it is imported: that takes half the time.
+    """
+    pip([sys.executable, "-m", "venv", "--without-pip", directory], lock.name)
+    to = ("--python", directory / "bin" / "python")
+    command = [sys.executable, "-m", "pip", *to, "install", "--quiet", "--no-compile"]
     if built_with is not None:
         pip([*command, *EXACTLY, built_with], built_with.name)
     how = ISOLATED if built_with is None else ("--no-build-isolation",)

@@ -72,6 +72,11 @@ async def test_stop_may_be_called_twice(backend: Backend) -> None:
 # -- submit, find, observe ----------------------------------------------------------------------
 
 
+async def tells_that_it_runs(backend: Backend, handle: Handle) -> bool:
+    """Whether the report does: a container may write before its runner says that it runs."""
+    return (await look(backend, handle)).report.executor_started
+
+
 async def test_an_attempt_runs_to_its_end(backend: Backend, site: Site) -> None:
     handle = await site.submit(backend, "echo out; echo err >&2; exit 3", "k1")
     seen = await ended(backend, handle)
@@ -132,11 +137,7 @@ async def test_observe_has_an_entry_for_each_handle(backend: Backend, site: Site
     ends = await site.submit(backend, "true", "ends")
     stays = await site.submit(backend, sleeper("stays"), "stays")
     gone = site.unknown("gone")
-
-    async def stays_runs() -> bool:  # a container may write before its runner says that it runs
-        return (await look(backend, stays)).report.executor_started
-
-    await until(stays_runs)
+    await until(lambda: tells_that_it_runs(backend, stays))
     await ended(backend, ends)
     seen = await backend.observe({"ends": ends, "stays": stays, "gone": gone})
     assert {key: one.phase for key, one in seen.items()} == {
@@ -224,6 +225,7 @@ async def test_a_killed_runner_is_noticed_and_its_remains_released(
 ) -> None:
     handle = await site.submit(backend, sleeper("dead"), "dead")
     await until(lambda: bool(site.mark("dead")))
+    await until(lambda: tells_that_it_runs(backend, handle))
     while await backend.changed(0.05):
         await look(backend, handle)
     os.kill(site.runner_of(handle), signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -16,6 +17,14 @@ from tests.contract.store_tasks import ALL, SCOPE, created, everything
 
 USD = 10**9
 LONG = "x" * 3000
+
+
+@pytest.fixture(autouse=True)
+async def one_day() -> None:
+    """Costs count on the day, in UTC, on which they come: a test so late begins on the next."""
+    left = 86400 - time.time() % 86400
+    if left < 30:
+        await asyncio.sleep(left)
 
 
 async def spent(store: SqlStore, *budgets: str, **task: object) -> list[int]:

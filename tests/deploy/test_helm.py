@@ -349,24 +349,30 @@ def replica(
         container.remove(force=True, v=True)
 
 
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """Origin where nobody listens."""
+    with base.nobodys_port() as port:
+        yield f"http://127.0.0.1:{port}"
+
+
 @pytest.mark.docker
 @pytest.mark.postgres
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_replicas_start_together_on_an_empty_database_and_say_what_is_missing(
-    docker_engine: DockerEngine, api_image: str, postgres_url: str, short_dir: Path
+    docker_engine: DockerEngine, api_image: str, postgres_url: str, short_dir: Path, nobody: str
 ) -> None:
     if docker_engine.offered is not None:
         pytest.skip("the engine that DOCKER_HOST names has its directories elsewhere")
-    nowhere = f"http://127.0.0.1:{base.free_port()}"
     values = f"""{OPEN}
 settings:
   BATCH_ACCOUNT_NAME: mytes
-  BATCH_ACCOUNT_URL: {nowhere}
+  BATCH_ACCOUNT_URL: {nobody}
   FILETRANSFER_CONTAINER_IMAGE: registry/tesazure/container-filetransfer:1
   STORAGE_ACCOUNT_NAME: mytes
-  STORAGE_BLOB_ENDPOINT: {nowhere}/mytes
-  RETAIL_PRICES_URL: {nowhere}
+  STORAGE_BLOB_ENDPOINT: {nobody}/mytes
+  RETAIL_PRICES_URL: {nobody}
 """
     key = SECRETS["SECRETS_KEY"]
     keys = dict.fromkeys(("SECRETS_KEY", "BATCH_ACCOUNT_KEY", "STORAGE_ACCOUNT_KEY"), key)

@@ -263,6 +263,7 @@ def test_the_audit_reads_the_lock_and_finds_what_is_known(
 
 
 def test_an_audit_that_can_ask_nobody_fails(audit: list[str], tmp_path: Path) -> None:
-    nowhere = f"http://127.0.0.1:{base.free_port()}/v1/query"
-    service = ["-s", "osv", "--osv-url", nowhere, "--cache-dir", str(tmp_path)]
-    assert run([*audit, *service]).returncode != 0
+    with base.nobodys_port() as port:
+        nowhere = f"http://127.0.0.1:{port}/v1/query"
+        service = ["-s", "osv", "--osv-url", nowhere, "--cache-dir", str(tmp_path)]
+        assert run([*audit, *service]).returncode != 0

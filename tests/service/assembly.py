@@ -225,5 +225,8 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 
 def processes(token: str) -> list[int]:
-    """Processes with this word in their command line, but for this one."""
-    return [pid for pid, command in base.command_lines() if token.encode() in command]
+    """Processes with this word in their command line, or these, but for this one."""
+    # Whole words: other tests' processes have paths and numbers with such digits in them.
+    wanted = f" {token} ".encode()
+    lines = ((pid, b" ".join(command.split(b"\0"))) for pid, command in base.command_lines())
+    return [pid for pid, line in lines if wanted in b" " + line.replace(b"\n", b" ") + b" "]

@@ -108,8 +108,15 @@ class Attempt:
             wanted = {"label": [f"tesazure.attempt={self.key}"]}
             return [c["Names"][0] for c in client.containers(all=True, filters=wanted)]
 
+    def mounted(self) -> set[str]:
+        """Names of the volumes that the attempt's containers have now."""
+        with contextlib.closing(docker.APIClient(self.url)) as client:
+            wanted = {"label": [f"tesazure.attempt={self.key}"]}
+            mounts = [m for c in client.containers(all=True, filters=wanted) for m in c["Mounts"]]
+            return {mount["Name"] for mount in mounts if mount["Type"] == "volume"}
+
     def volumes(self) -> set[str]:
-        """Names of all volumes of the engine."""
+        """Names of all volumes of the engine, also those of other tests."""
         with contextlib.closing(docker.APIClient(self.url)) as client:
             return {volume["Name"] for volume in client.volumes()["Volumes"] or ()}
 

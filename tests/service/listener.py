@@ -22,7 +22,7 @@ class Listener:
         self.whole = False  # once it ended as HTTP says that a body ends
         self._client, self._path, self._headers = client, path, headers
         threading.Thread(target=self._read, daemon=True).start()
-        assert self.opened.wait(10)
+        assert self.opened.wait(60)
 
     def _read(self) -> None:
         number, data = 0, ""

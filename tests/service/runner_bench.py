@@ -68,6 +68,15 @@ def wait_for_exit(pid: int, deadline_s: float = DEADLINE_S) -> None:
         os.close(file)
 
 
+def descriptors(pid: int) -> list[str]:
+    """What a process has open, but for what it closes meanwhile."""
+    names = []
+    for number in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
+        with contextlib.suppress(FileNotFoundError):
+            names.append(os.readlink(f"/proc/{pid}/fd/{number}"))  # noqa: PTH115
+    return names
+
+
 class SpawnerProcess:
     """The real spawner, and its protocol."""
 

@@ -22,7 +22,7 @@ from tesazure.report import Started, decode
 from tesazure.runner.config import AttemptDir
 from tests.conftest import refuse
 
-START_S = 30.0
+START_S = 60.0
 TES = "/ga4gh/tes/v1"
 OLD = "/v1"
 
@@ -124,7 +124,7 @@ def _url(process: subprocess.Popen[bytes], log: Path) -> str:
         time.sleep(0.02)
 
 
-def until(check: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+def until(check: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """What `check` returns once that is true; fails after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not (found := check()):
@@ -162,7 +162,7 @@ def get(client: httpx.Client, task_id: str, view: str = "FULL", prefix: str = TE
     return reply.json()
 
 
-def ended(client: httpx.Client, task_id: str, timeout_s: float = 30.0) -> Any:
+def ended(client: httpx.Client, task_id: str, timeout_s: float = 60.0) -> Any:
     """The task in FULL view once it has ended."""
     terminal = {"COMPLETE", "EXECUTOR_ERROR", "SYSTEM_ERROR", "CANCELED", "PREEMPTED"}
     until(lambda: get(client, task_id, "MINIMAL")["state"] in terminal, timeout_s)

@@ -234,6 +234,7 @@ def test_the_command_line(tmp_path: Path) -> None:
         tool("cancel", ids[0], "--workflow", "run/1", code=Code.USAGE)
 
 
+@pytest.mark.serial
 def test_more_tasks_than_one_request_cancels(tmp_path: Path) -> None:
     """Ten thousand are one request's; the command line asks again. Others are served meanwhile."""
     count = 10_050

@@ -12,7 +12,7 @@ import pytest
 
 from tesazure.access import Access
 from tesazure.backends.azure_batch.backend import AzureBatchBackend
-from tesazure.errors import BackendUnavailable
+from tesazure.errors import BackendUnavailable, ConfigurationError, PermissionDenied
 from tesazure.lifecycle import Handle, Observation, Phase
 from tesazure.model import State
 from tests.contract.backend_site import (
@@ -79,12 +79,11 @@ async def test_one_throttled_call_holds_all_back(
     """Whoever goes on asking a service that throttles is throttled for longer."""
     await site.submit(backend, WAITS, "k0")
     await until(lambda: bool(site.mark("n")))
-    site.lab.batch.trouble("*", status=429, retry_after_s=1.5)
-    before = sum(site.lab.batch.calls.values())
-    await until(lambda: sum(site.lab.batch.calls.values()) > before)
     begun, before = time.monotonic(), sum(site.lab.batch.calls.values())
+    site.lab.batch.trouble("*", status=429, retry_after_s=1.5)
+    await until(lambda: sum(site.lab.batch.calls.values()) > before)
     handles = await asyncio.gather(*(site.submit(backend, "true", f"k{n}") for n in (1, 2)))
-    assert time.monotonic() - begun > 1.0
+    assert time.monotonic() - begun > 1.5
     assert handles[0]["job"] == handles[1]["job"]
     # Both in one collection, and no more than a list or two besides.
     assert site.lab.batch.calls["Task_AddCollection"] == 2
@@ -198,6 +197,13 @@ async def test_a_wrong_key_is_said_with_the_remedy_and_without_a_secret(
     for text in (str(refused.value), account.detail, caplog.text):
         assert wrong not in text
         assert "SharedKey" not in text
+
+
+async def test_a_wrong_key_of_the_storage_is_a_wrong_setting(site: BatchSite) -> None:
+    backend = AzureBatchBackend(site.lab.config(storage_key="d3Jvbmc="))
+    with pytest.raises(ConfigurationError, match="check the storage account's key") as refused:
+        await backend.start()
+    assert isinstance(refused.value.__cause__, PermissionDenied), "it is kept why"
 
 
 async def test_pages_that_change_while_they_are_read(

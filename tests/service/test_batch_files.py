@@ -338,14 +338,15 @@ async def test_storage_that_refuses_us_is_a_wrong_setting(azurite: Azurite) -> N
 
 
 async def test_storage_that_is_away_changes_nothing(azurite: Azurite) -> None:
-    url = f"http://127.0.0.1:{base.free_port()}/{azurite.account}"
-    files = AttemptFiles(config_of(azurite, storage_url=url))
-    with pytest.raises(BackendUnavailable, match="Connection refused"):
-        await files.start()
-    with pytest.raises(BackendUnavailable, match="Connection refused"):
-        await files.reports()
-    await files.stop()
-    await files.stop()
+    with base.nobodys_port() as port:
+        url = f"http://127.0.0.1:{port}/{azurite.account}"
+        files = AttemptFiles(config_of(azurite, storage_url=url))
+        with pytest.raises(BackendUnavailable, match="Connection refused"):
+            await files.start()
+        with pytest.raises(BackendUnavailable, match="Connection refused"):
+            await files.reports()
+        await files.stop()
+        await files.stop()
 
 
 async def test_an_identity_needs_no_key(tmp_path: Path) -> None:

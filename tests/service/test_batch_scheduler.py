@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -23,7 +24,7 @@ from tesazure.model import Executor, FileType, Input, Output, Resources, State, 
 from tesazure.scheduler.retention import Kept, Retention
 from tesazure.secrecy import hide
 from tesazure.store.records import TaskRecord
-from tests.service.assembly import DEADLINE_S, MARKS, config, logs, processes
+from tests.service.assembly import DEADLINE_S, MARKS, config, eventually, logs, processes
 from tests.service.batch_assembly import BatchAssembly, running_on_batch, said
 from tests.services.batch_lab import QUICK
 
@@ -300,16 +301,23 @@ async def test_what_runs_is_left_alone_until_it_has_been_looked_at(
 async def test_a_look_for_unused_pools_holds_up_no_task(one: BatchAssembly) -> None:
     await one.stop()
     one.pace = msgspec.structs.replace(QUICK, tidy_s=0.05)
-    slow = one.lab.batch.trouble("Pool_List", slow_s=20, times=1)
-    await one.start()
-    deadline = time.monotonic() + DEADLINE_S
-    while slow.times:
-        assert time.monotonic() < deadline
-        await one.backend.changed(0.05)
-    began = time.monotonic()
-    record = await one.released(await one.submit("true"))
-    assert record.state is State.COMPLETE, said(record)
-    assert time.monotonic() - began < 15
+    asked, answered, go_on = (threading.Event() for _ in range(3))
+
+    def hold(operation: str, _: object) -> None:
+        if operation == "Pool_List":
+            asked.set()
+            go_on.wait()
+            answered.set()
+
+    one.lab.batch.before = hold
+    try:
+        await one.start()
+        await eventually(asked.is_set)
+        record = await one.released(await one.submit("true"))
+        assert record.state is State.COMPLETE, said(record)
+        assert not answered.is_set()
+    finally:
+        go_on.set()
 
 
 async def test_what_ended_while_no_server_ran_is_known(one: BatchAssembly) -> None:

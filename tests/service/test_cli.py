@@ -17,6 +17,7 @@ from tesazure.cli.exits import Code
 from tesazure.cli.process import ServerProcess
 from tests.conftest import need_sandbox
 from tests.service.tool import Tool
+from tests.services import base
 
 IMAGE = "debian:stable-slim"
 
@@ -261,6 +262,8 @@ def test_waiting_survives_a_restart_of_the_server(home: Path) -> None:
     (here / "global").mkdir()
     flags = ["--engine", "sandbox", "--data-dir", str(here / "data")]
     flags += ["--set", f"SHARED_GLOBAL_DIR={here / 'global'}"]
+    # One that nobody gets meanwhile.
+    flags += ["--port", str(base.free_port())]
     script = "while ! test -e /tes-wd/shared-global/gate; do sleep 0.01; done"
     with contextlib.ExitStack() as stack:
         with ServerProcess(flags, here / "first.log") as first:
@@ -270,8 +273,7 @@ def test_waiting_survives_a_restart_of_the_server(home: Path) -> None:
             waiting = stack.enter_context(tool.start("wait", done, gated))
             assert waiting.stdout is not None
             assert waiting.stdout.readline() == f"{done}\tCOMPLETE\n"
-        port = first.root.rpartition(":")[2]
-        with ServerProcess([*flags, "--port", port], here / "second.log"):
+        with ServerProcess(flags, here / "second.log"):
             (here / "global" / "gate").touch()
             assert waiting.stdout.read() == f"{gated}\tCOMPLETE\n"
             assert waiting.wait(30) == Code.OK

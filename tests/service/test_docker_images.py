@@ -104,8 +104,8 @@ def pull_with_and_without_a_login(attempt: Attempt, registry: Registry) -> None:
 
 
 def test_a_registry_that_is_not_there(attempt: Attempt) -> None:
-    with pytest.raises(ImageUnavailable, match="refused"):
-        attempt.engine.prepare(f"127.0.0.1:{base.free_port()}/a/b", attempt.say)
+    with base.nobodys_port() as port, pytest.raises(ImageUnavailable, match="refused"):
+        attempt.engine.prepare(f"127.0.0.1:{port}/a/b", attempt.say)
 
 
 def test_a_broken_connection_is_tried_again(attempt: Attempt, registry: Registry) -> None:

@@ -19,6 +19,7 @@ from tesazure.backends.azure_batch.files import BEGUN, AttemptFiles
 from tesazure.errors import NotFound
 from tesazure.model import FileType, Input, Output, State
 from tesazure.report import Ended, Noted, Said, Started
+from tesazure.runner.config import AttemptDir
 from tesazure.runner.node import ExitCode
 from tests.conftest import shared
 from tests.service.node_bench import (
@@ -393,10 +394,13 @@ async def test_a_report_that_cannot_be_delivered_is_told_by_the_exit_code(
 ) -> None:
     with CuttingProxy(azurite.port) as proxy:
         far = AttemptFiles(through(proxy, node.files._config))
-        attempt = await node.attempt(plan_of("sleep 2"), deliver_s=1.0)
+        script = "until [ -e /tmp/go ]; do sleep 0.02; done"
+        attempt = await node.attempt(plan_of(script), deliver_s=1.0)
         attempt = msgspec.structs.replace(attempt, channel=await far.channel(attempt.key, 1, 3600))
-        process = node.start(await node.download(attempt))
+        directory = await node.download(attempt)
+        process = node.start(directory)
         await node.begun(attempt.key)
+    (AttemptDir(directory / "attempt").root / "tmp" / "go").touch()
     code, said = node.ended(process)
     assert code == ExitCode.UNDELIVERED
     assert "the time for sending it is over; " in said

@@ -121,8 +121,8 @@ def test_stdin_that_is_not_read_disturbs_no_stream(attempt: Attempt, short_dir: 
 
 
 def test_a_registry_that_is_not_there(attempt: Attempt) -> None:
-    with pytest.raises(ImageUnavailable, match="refused"):
-        attempt.engine.prepare(f"127.0.0.1:{base.free_port()}/a/b:1", attempt.say)
+    with base.nobodys_port() as port, pytest.raises(ImageUnavailable, match="refused"):
+        attempt.engine.prepare(f"127.0.0.1:{port}/a/b:1", attempt.say)
     attempt.said.clear()
     attempt.engine.prepare(attempt.image, attempt.say)
     assert attempt.said == []

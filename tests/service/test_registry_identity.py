@@ -211,7 +211,8 @@ def test_an_executors_image_is_pulled_by_the_nodes_identity(
 def test_other_registries_hear_nothing_of_the_identity(
     bench: RunnerBench, on_docker: dict[str, object], metadata: MetadataService
 ) -> None:
-    found = bench.run(task_of(f"127.0.0.1:{base.free_port()}/some/tool:1"), node=on_docker)
+    with base.nobodys_port() as port:
+        found = bench.run(task_of(f"127.0.0.1:{port}/some/tool:1"), node=on_docker)
     assert ended(found).state is State.SYSTEM_ERROR
     assert metadata.asked == 0
 

@@ -20,6 +20,7 @@ from tesazure.runner.engines.choose import make_engine
 from tests.contract.node import processes_with, wait_for
 from tests.service.runner_bench import (
     RunnerBench,
+    descriptors,
     ended,
     events,
     executor,
@@ -94,17 +95,6 @@ def test_cancel_during_a_download_that_hangs(bench: RunnerBench, silent_server: 
     os.kill(pid, signal.SIGTERM)
     wait_for_exit(pid)
     assert ended(folded(attempt)).state is State.CANCELED
-
-
-def descriptors(pid: int) -> list[str]:
-    """What a process has open."""
-    names = []
-    for number in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
-        try:
-            names.append(os.readlink(f"/proc/{pid}/fd/{number}"))  # noqa: PTH115
-        except FileNotFoundError:
-            continue
-    return names
 
 
 def test_a_killed_runner_takes_its_sandbox_with_it(bench: RunnerBench, marker: str) -> None:

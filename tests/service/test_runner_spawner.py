@@ -18,6 +18,7 @@ from tests.contract.node import processes_with, wait_for
 from tests.service.runner_bench import (
     RunnerBench,
     SpawnerProcess,
+    descriptors,
     ended,
     executor,
     folded,
@@ -111,8 +112,7 @@ def test_a_runner_has_nothing_of_its_parents(bench: RunnerBench, marker: str) ->
     pid = bench.begin(attempt)
     wait_for(lambda: bool(processes_with(marker)))
     pipes = {os.readlink(f"/proc/{bench.spawner.process.pid}/fd/{n}") for n in (0, 1)}  # noqa: PTH115
-    entries = list(Path(f"/proc/{pid}/fd").iterdir())
-    assert not pipes & {os.readlink(entry) for entry in entries}  # noqa: PTH115
+    assert not pipes & set(descriptors(pid))
     names = {number: os.readlink(f"/proc/{pid}/fd/{number}") for number in (0, 1, 2)}  # noqa: PTH115
     assert names == {0: os.devnull, 1: os.devnull, 2: str(attempt.output)}
     status = Path(f"/proc/{pid}/status").read_text()

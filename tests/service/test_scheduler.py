@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -127,7 +129,9 @@ async def test_the_limit_is_the_one_settled_at_submission(one: Assembly) -> None
 
 
 async def test_never_more_at_once_than_there_are_cores(one: Assembly) -> None:
-    script = f"echo + >> {MARKS}/n; sleep 0.1; echo - >> {MARKS}/n"
+    # Two run at once for sure: the first one waits until another has begun.
+    both = f"until [ $(wc -l < {MARKS}/n) -gt 1 ]; do sleep 0.02; done"
+    script = f"echo + >> {MARKS}/n; {both}; sleep 0.1; echo - >> {MARKS}/n"
     ids = [await one.submit(script, Resources(cpu_cores=1.5)) for _ in range(8)]
     for task_id in ids:
         assert (await one.released(task_id)).state is State.COMPLETE
@@ -140,12 +144,14 @@ async def test_never_more_at_once_than_there_are_cores(one: Assembly) -> None:
 
 async def test_a_large_task_gets_its_turn(one: Assembly) -> None:
     await one.restart(backfill_s=0.2)
-    await one.submit("sleep 0.5", Resources(cpu_cores=2))
+    in_the_way = f"until [ -e {MARKS}/go ]; do sleep 0.02; done"
+    await one.submit(in_the_way, Resources(cpu_cores=2))
     await one.until(await one.submit("true"))
     large = await one.submit(f"echo large >> {MARKS}/order", Resources(cpu_cores=4))
     small = [await one.submit(f"sleep 0.2; echo s >> {MARKS}/order") for _ in range(30)]
     await eventually(lambda: one.scheduler.waiting_for(large) is not None)
     assert "waiting for 4 cores" in str(one.scheduler.waiting_for(large))
+    (one.marks / "go").touch()
     await one.released(large)
     assert one.mark("order").split().index("large") < 15
     for task_id in small:
@@ -247,7 +253,8 @@ async def test_attempts_are_given_up(one: Assembly) -> None:
 
 
 async def test_lost_work_files_are_a_lost_attempt(one: Assembly) -> None:
-    task_id = await one.submit(f"echo ran >> {MARKS}/w; [ $(wc -l < {MARKS}/w) -gt 1 ] || sleep 1")
+    script = f"echo ran >> {MARKS}/w; [ $(wc -l < {MARKS}/w) -gt 1 ] || sleep 4723"
+    task_id = await one.submit(script)
     await one.marked("w")
     record = await one.until(task_id, State.RUNNING)
     await one.scheduler.stop()
@@ -273,10 +280,14 @@ async def test_a_time_limit_ends_the_task(one: Assembly) -> None:
 
 
 async def test_a_runner_that_hangs_past_its_limit_is_ended(one: Assembly) -> None:
-    limit = Resources(backend_parameters={"max_runtime_s": "0.5"})
-    task_id = await one.submit(f"echo x > {MARKS}/h; sleep 4716", limit)
+    task_id = await one.submit(f"echo x > {MARKS}/h; sleep 4716")
     await one.marked("h")
-    os.kill(one.runner(await one.record(task_id)), signal.SIGSTOP)
+    os.kill(one.runner(await one.until(task_id, State.RUNNING)), signal.SIGSTOP)
+    # The runner began without it, or it might heed the limit before it is made to hang.
+    await one.scheduler.stop()
+    with contextlib.closing(sqlite3.connect(one.directory / "one.db")) as link, link:
+        link.execute("UPDATE tasks SET max_runtime_s = 0.5")
+    await one.restart()
     record = await one.released(task_id)
     assert record.state is State.SYSTEM_ERROR
     assert "did not end within its limit of 0.5 s" in logs(record)[0].system_logs[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -18,9 +19,10 @@ import pytest
 from tesazure.access import Access
 from tesazure.backends.local import LocalBackend
 from tesazure.errors import BackendUnavailable, StoreUnavailable
-from tesazure.lifecycle import Handle, Observation
+from tesazure.lifecycle import Bill, Handle, Observation, Phase
 from tesazure.model import Executor, Resources, State, Task
 from tesazure.plan import Plan, make_plan
+from tesazure.report import Report
 from tesazure.scheduler.loop import Scheduler
 from tesazure.scheduler.retention import Kept, Retention
 from tests.service.assembly import (
@@ -34,6 +36,9 @@ from tests.service.assembly import (
     logs,
     running,
 )
+
+GATE = f"until [ -e {MARKS}/go ]; do sleep 0.02; done"
+"""In a script: wait until the test has made the file `go`."""
 
 
 @pytest.fixture
@@ -89,9 +94,10 @@ async def test_an_outage_of_the_backend_changes_no_task(one: Assembly) -> None:
     backend = Flaky(one.backend, BackendUnavailable("the node is away"))
     one.scheduler = Scheduler(one.store, backend, one.granting(), config(), one.name)  # type: ignore[arg-type]
     await one.scheduler.start()
-    first = await one.submit(f"echo ran >> {MARKS}/r; sleep 0.3")
+    first = await one.submit(f"echo ran >> {MARKS}/r; {GATE}")
     await one.marked("r")
     backend.down = True
+    (one.marks / "go").touch()
     waiting = await one.submit(f"echo ran >> {MARKS}/w")
     await eventually(lambda: backend.refused > 3)
     assert (await one.record(first)).state in (State.RUNNING, State.INITIALIZING)
@@ -187,10 +193,11 @@ async def test_what_needs_no_look_goes_on_while_nothing_can_be_looked_at(one: As
     backend = Blind(one.backend)
     one.scheduler = Scheduler(one.store, backend, one.granting(), config(), one.name)  # type: ignore[arg-type]
     await one.scheduler.start()
-    first = await one.submit(f"echo ran >> {MARKS}/f; sleep 0.3")
+    first = await one.submit(f"echo ran >> {MARKS}/f; {GATE}")
     await one.marked("f")
     await one.until(first, State.RUNNING)
     backend.blind = True
+    (one.marks / "go").touch()
     began = time.monotonic()
     second = await one.submit(f"echo ran >> {MARKS}/s")
     await one.marked("s")
@@ -200,6 +207,42 @@ async def test_what_needs_no_look_goes_on_while_nothing_can_be_looked_at(one: As
     for task_id in (first, second):
         assert (await one.released(task_id)).state is State.COMPLETE
     await eventually(lambda: one.scheduler.last_error == "" and one.scheduler.last_tick > began)
+
+
+class Absurd:
+    """A Backend that tells nonsense of some attempts: a time that there is not."""
+
+    def __init__(self, behind: LocalBackend) -> None:
+        self._behind = behind
+        self.absurd: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._behind, name)
+
+    async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
+        seen = dict(await self._behind.observe(handles))
+        for key in self.absurd & seen.keys():
+            bill = Bill(usd_per_hour=1.0, since=math.inf)
+            seen[key] = Observation(Phase.MISSING, Report(), bill=bill)
+        return seen
+
+
+async def test_one_task_of_which_nonsense_is_told_holds_up_no_other(one: Assembly) -> None:
+    await one.scheduler.stop()
+    backend = Absurd(one.backend)
+    one.scheduler = Scheduler(one.store, backend, one.granting(), config(), one.name)  # type: ignore[arg-type]
+    await one.scheduler.start()
+    odd = await one.submit(GATE)
+    record = await one.until(odd, State.RUNNING)
+    backend.absurd.add(record.attempts[0].key)
+    await eventually(lambda: "OverflowError" in str(one.scheduler.waiting_for(odd)))
+    for _ in range(3):
+        assert (await one.released(await one.submit("true"))).state is State.COMPLETE
+    assert one.scheduler.last_error == ""
+    backend.absurd.clear()
+    (one.marks / "go").touch()
+    record = await one.released(odd)
+    assert (record.state, len(record.attempts)) == (State.COMPLETE, 1)
 
 
 class Deaf:

@@ -24,6 +24,7 @@ from tests.service.server import TES, command, contents, environment, start_serv
 from tests.service.test_reload import says
 from tests.service.vaults import site
 from tests.services.postgresql import PostgreSQL
+from tests.services.telemetry_receivers import Collector
 
 SECRET = "c2VjcmV0LXBsYW50ZWQ="
 OTHER = "YW5vdGhlci1wbGFudGVk"
@@ -116,6 +117,22 @@ async def test_a_value_is_good_for_its_own_setting_and_key_alone(tmp_path: Path)
             await DatabaseSettings(store, Seal([new])).read()
     finally:
         await store.close()
+
+
+def test_a_server_starts_with_them(tmp_path: Path) -> None:
+    """Also with those that are used before the database is there, or at the start alone."""
+    data = tmp_path / "s" / "data"
+    data.mkdir(mode=0o700, parents=True)
+    with Collector() as collector:
+        keep(data, max_connections="1", otlp_endpoint=collector.origin)
+        with start_server(tmp_path / "s") as server:
+            with server.client() as client, server.client() as another:
+                client.get("/healthz").raise_for_status()
+                refused = another.get("/healthz")
+                assert refused.json()["error"]["code"] == "too_many_connections"
+            assert server.stop() == 0
+        assert collector.metrics
+        assert collector.wrong == []
 
 
 def test_a_running_server_takes_them_up(tmp_path: Path) -> None:

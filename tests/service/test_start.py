@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import re
@@ -14,8 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
+from prometheus_client.core import Metric
 
+from tesazure.telemetry.export import Export, otlp
 from tests.service.server import (
     RunningServer,
     command,
@@ -23,22 +27,25 @@ from tests.service.server import (
     end_runners,
     ended,
     environment,
+    start_server,
     task,
     until,
 )
+from tests.service.test_api_openapi import valid
 from tests.services import base
 from tests.services.postgresql import PostgreSQL
+from tests.services.telemetry_receivers import Collector
 
 PASSWORD = "secretword"
 WAITS = re.compile(r"once the database answers \((http://\S+)/readyz tells when\)")
 
 
 @contextlib.contextmanager
-def starting(directory: Path, url: str) -> Iterator[RunningServer]:
+def starting(directory: Path, url: str, **more: str) -> Iterator[RunningServer]:
     """A server whose database is not there."""
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     log, data = directory / "server.log", directory / "data"
-    settings = environment(local_engine="sandbox", database_url=url)
+    settings = environment(local_engine="sandbox", database_url=url, **more)
     with log.open("wb") as output:
         process = subprocess.Popen(command(data), stdout=output, stderr=output, env=settings)
     try:
@@ -62,10 +69,11 @@ def nowhere() -> Iterator[str]:
 def test_it_says_that_the_database_is_away(nowhere: str, tmp_path: Path) -> None:
     with starting(tmp_path / "s", nowhere) as server, server.client() as client:
         health = client.get("/healthz")
-        assert (health.status_code, health.json()) == (503, {"status": "starting"})
+        assert health.status_code == 503
+        assert valid(health, "get", "/healthz") == {"status": "starting"}
         ready = client.get("/readyz")
         assert ready.status_code == 503
-        [check] = ready.json()["checks"]
+        [check] = valid(ready, "get", "/readyz")["checks"]
         assert (ready.json()["ready"], check["name"], check["ok"]) == (False, "store", False)
         assert "the database does not answer" in check["detail"]
         assert client.head("/readyz").status_code == 503
@@ -108,6 +116,50 @@ def test_it_begins_once_the_database_is_there(postgresql: PostgreSQL, tmp_path: 
             postgresql.drop_database(postgresql.url(name))
 
 
+@pytest.mark.postgres
+def test_it_begins_again_when_the_database_fails_late(
+    postgresql: PostgreSQL, tmp_path: Path
+) -> None:
+    """What the start had begun by then has been let go."""
+    url = postgresql.create_database()
+    with psycopg.connect(url, autocommit=True) as database, Collector() as collector:
+        try:
+            with start_server(tmp_path / "s", database_url=url) as before:
+                assert before.stop() == 0
+            database.execute("ALTER TABLE attempts RENAME TO elsewhere")
+            more = {"otlp_endpoint": collector.origin}
+            with starting(tmp_path / "s", url, **more) as server, server.client() as client:
+                until(lambda: server.log.read_text().count('relation \\"attempts\\"') >= 3, 60)
+                assert client.get("/readyz").status_code == 503
+                database.execute("ALTER TABLE elsewhere RENAME TO attempts")
+                until(lambda: client.get("/readyz").status_code == 200, 60)
+                assert ended(client, create(client))["state"] == "COMPLETE"
+                assert server.stop() == 0
+            assert collector.wrong == []
+        finally:
+            postgresql.drop_database(url)
+
+
+async def test_what_sends_telemetry_leaves_no_threads() -> None:
+    """Else each start that comes to nothing would."""
+    with Collector() as collector:
+        export = Export([otlp(collector.origin, {}, "")], 60, "test")
+        export.start(no_metrics)
+        await asyncio.to_thread(collector.until, lambda: "telemetry" in names_of_threads())
+        await export.stop()
+        until(lambda: "telemetry" not in names_of_threads())
+
+
+async def no_metrics() -> list[Metric]:
+    """Nothing to send."""
+    return []
+
+
+def names_of_threads() -> set[str]:
+    """Of this process."""
+    return {thread.name for thread in threading.enumerate()}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_server_that_starts(
     nowhere: str, tmp_path: Path, number: signal.Signals
@@ -146,9 +198,33 @@ def silent() -> Iterator[list[socket.socket]]:
         yield made
 
 
+def test_a_signal_ends_a_server_that_waits_for_its_vault(
+    silent: list[socket.socket], tmp_path: Path
+) -> None:
+    """In order, and by a handler: process 1 of a container would not hear of it otherwise."""
+    log = tmp_path / "log"
+    settings = environment(
+        keyvault_url=f"https://127.0.0.1:{silent[0].getsockname()[1]}",
+        azure_tenant=str(uuid.uuid4()),
+        azure_client_id=str(uuid.uuid4()),
+        azure_secret=PASSWORD,
+    )
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command(tmp_path / "data"), stdout=output, stderr=output, env=settings
+        )
+    try:
+        with silent[0].accept()[0]:
+            process.terminate()
+            assert process.wait(45) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_batch_and_storage_are_asked_at_once(silent: list[socket.socket], tmp_path: Path) -> None:
-    """Either may take long not to answer. The server tells meanwhile that it starts, and a signal
-    ends it: the SDKs would wait for more than a minute."""
+    """Either may take long not to answer. The server tells meanwhile what it waits for, and a
+    signal ends it: the SDKs would wait for more than a minute."""
     key = base64.b64encode(b"a key for tests").decode()
     batch, storage = (each.getsockname()[1] for each in silent)
     settings = environment(
@@ -183,7 +259,7 @@ def test_batch_and_storage_are_asked_at_once(silent: list[socket.socket], tmp_pa
                     while (sent := each.recv(2**16)) is not None:
                         assert sent, "one was asked after the other had been given up"
             check = httpx.get(f"http://127.0.0.1:{port}/readyz").json()["checks"][0]
-            assert (check["name"], check["ok"]) == ("start", False)
+            assert (check["name"], check["ok"]) == ("backend", False)
             # Both still say nothing.
             process.terminate()
             assert process.wait(45) == 0

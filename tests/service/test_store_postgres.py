@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -21,8 +22,8 @@ from tesazure.store.records import ListQuery
 from tesazure.store.sql_store import open_store
 from tests.contract.store_tasks import ALL, created, listed, new_task
 from tests.service.server import until
-from tests.services.base import free_port
-from tests.services.postgresql import PostgreSQL
+from tests.services.base import nobodys_port
+from tests.services.postgresql import PostgreSQL, Standby
 
 pytestmark = pytest.mark.postgres
 
@@ -79,10 +80,53 @@ async def test_a_restart_of_the_database_is_survived(short_dir: Path) -> None:
         await store.close()
 
 
+async def test_a_standby_is_not_taken_for_the_database(short_dir: Path) -> None:
+    """As names may lead to one for a while in a failover: whoever stays connected to it cannot
+    write for as long as it lives."""
+    with PostgreSQL(short_dir / "pg") as cluster:
+        before = cluster.create_database()
+        store = await open_store(before)
+        [task] = await created(store)
+        with Standby(short_dir / "standby", cluster) as standby:
+            url = standby.url(before.rpartition("/")[2])
+            with psycopg.connect(url) as reader:
+                assert reader.execute("SELECT id FROM tasks").fetchall() == [(task.id,)]
+            with pytest.raises(StoreUnavailable, match="standby"):
+                await open_store(url)
+            await store.close()
+            standby.promote()
+            store = await open_store(url)
+            await created(store)
+            assert len(await listed(store, ListQuery(limit=5))) == 2
+            await store.close()
+
+
+def test_a_connection_to_nobody_is_given_up_soon(postgres_url: str) -> None:
+    """The kernel would wait for a quarter of an hour for what is sent to be confirmed, and for ever
+    for an answer."""
+    link = Database(postgres_url).open_reader()
+    with socket.socket(fileno=os.dup(link.driver.fileno())) as connected:
+        tcp = {
+            name: connected.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}"))
+            for name in ("KEEPIDLE", "KEEPINTVL", "KEEPCNT", "USER_TIMEOUT")
+        }
+        assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    link.close()
+    # Before Azure's firewalls forget a connection, after 240 s, and before a lease has run out.
+    assert tcp["KEEPIDLE"] + tcp["KEEPINTVL"] * tcp["KEEPCNT"] <= 30
+    assert tcp["USER_TIMEOUT"] == 30_000
+    link = Database(f"{postgres_url}?keepalives_idle=77").open_reader()
+    with socket.socket(fileno=os.dup(link.driver.fileno())) as connected:
+        assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 77
+    link.close()
+
+
 async def test_a_server_that_cannot_be_reached_is_named_without_its_password() -> None:
-    url = f"postgresql://me:s3cret@127.0.0.1:{free_port()}/tes"
-    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1") as caught:
-        await open_store(url)
+    with (
+        nobodys_port() as port,
+        pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1") as caught,
+    ):
+        await open_store(f"postgresql://me:s3cret@127.0.0.1:{port}/tes")
     assert "s3cret" not in str(caught.value)
     assert "s3cret" not in repr(caught.value.__cause__)
 
@@ -123,7 +167,10 @@ async def test_a_write_that_waits_for_a_newer_version_is_refused(postgres_url: s
     task = new_task()
     write = asyncio.ensure_future(store.create(task))
     with psycopg.connect(postgres_url, autocommit=True) as watcher:
-        waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        waiting = (
+            "SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database"
+            " WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()"
+        )  # other tests' databases are in the same cluster
         await asyncio.to_thread(until, lambda: watcher.execute(waiting).fetchone())
     newer.driver.commit()
     newer.close()
@@ -150,6 +197,27 @@ async def test_a_stuck_server_does_not_stop_the_others(postgres_url: str) -> Non
                     assert time.monotonic() - began < 40
     finally:
         stuck.close()
+    assert await store.get(task.id, ALL) is not None
+    await store.close()
+
+
+async def test_a_read_that_took_too_long_is_not_begun_again(postgres_url: str) -> None:
+    """A database that is slow already would have twice as much to do."""
+    store = await open_store(postgres_url)
+    [task] = await created(store)
+    with (
+        psycopg.connect(postgres_url) as holder,
+        psycopg.connect(postgres_url, autocommit=True) as admin,
+    ):
+        holder.execute("LOCK TABLE tasks")
+        read = asyncio.ensure_future(store.get(task.id, ALL))
+        cancel = (
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        await asyncio.to_thread(until, lambda: admin.execute(cancel).fetchone())
+        with pytest.raises(StoreUnavailable, match="user request"):
+            await read
     assert await store.get(task.id, ALL) is not None
     await store.close()
 

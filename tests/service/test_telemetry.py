@@ -36,6 +36,7 @@ from tests.service.server import (
     task,
     until,
 )
+from tests.services.base import nobodys_port
 from tests.services.certificates import make
 from tests.services.telemetry_receivers import ApplicationInsights, Collector, attributes
 
@@ -356,12 +357,6 @@ def test_tls_and_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "cret" not in json.dumps(done)
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 @pytest.fixture
 def silent() -> Iterator[str]:
     """Origin of a receiver that takes connections, and never answers."""
@@ -402,12 +397,18 @@ def test_receivers_that_never_answer_hold_nothing_up(tmp_path: Path, silent: str
         assert server.stop(60) == 0
 
 
-def test_a_receiver_that_is_away_holds_nothing_up(tmp_path: Path) -> None:
-    where = f"http://127.0.0.1:{free_port()}"
-    insights = f"InstrumentationKey={KEY};IngestionEndpoint={where}"
+@pytest.fixture
+def away() -> Iterator[str]:
+    """Origin of a receiver that is not there."""
+    with nobodys_port() as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def test_a_receiver_that_is_away_holds_nothing_up(tmp_path: Path, away: str) -> None:
+    insights = f"InstrumentationKey={KEY};IngestionEndpoint={away}"
     with start_server(
         tmp_path,
-        otlp_endpoint=where,
+        otlp_endpoint=away,
         applicationinsights_connection_string=insights,
         metrics_export_s=1,
     ) as server:

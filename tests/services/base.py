@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -129,10 +130,22 @@ def answers(path: Path) -> bool:
 
 
 def free_port() -> int:
-    """A loopback TCP port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """A loopback TCP port that nobody listens on. It is below those that the system gives to
+    whoever asks for any: none of the other tests' servers and connections gets it before its
+    use."""
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    while True:
+        port = random.randrange(10_000, max(int(given[0]), 20_000))
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+@contextlib.contextmanager
+def nobodys_port() -> Iterator[int]:
+    """A loopback TCP port that refuses connections: no other process can get it meanwhile."""
+    with socket.socket() as holder:  # bound, and it does not listen
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
 
 
 def is_alive(pid: int) -> bool:

@@ -104,11 +104,16 @@ class Fleet:
         if not node.scheduling and not node.running and node.pool.allocation == "resizing":
             self._allocate(node.pool)
 
-    def fail(self, node: Node, state: str, errors: list[dict[str, Any]]) -> None:
-        """A node becomes unusable or unknown, or its start task failed; it runs nothing more."""
+    def fail(
+        self, node: Node, state: str, errors: list[dict[str, Any]], *, keeps: bool = False
+    ) -> None:
+        """A node becomes unusable or unknown, or its start task failed; it runs nothing more.
+        `keeps`: what it ran Batch takes for running, as users report ("Handle unusable batch nodes
+        due to full disk", issue 41 of CromwellOnAzure), until the node is removed."""
         node.errors = errors
         node.to(state)
-        self.requeue(node.running, counts=self.losses_count)
+        if not keeps:
+            self.requeue(node.running, counts=self.losses_count)
 
     def preempt(self, node: Node) -> None:
         """Azure takes a Spot node back: what ran on it runs somewhere else, from its beginning."""

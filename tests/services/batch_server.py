@@ -219,11 +219,20 @@ class BatchServer:
         with self.world.lock:
             self.fleet.restore(self._node(node))
 
-    def fail_node(self, node: str, state: str = "unusable", code: str = "", said: str = "") -> None:
-        """A node becomes unusable, unknown, offline, …; its tasks are requeued."""
+    def fail_node(
+        self,
+        node: str,
+        state: str = "unusable",
+        code: str = "",
+        said: str = "",
+        *,
+        keeps: bool = False,
+    ) -> None:
+        """A node becomes unusable, unknown, offline, …; its tasks are requeued, unless it `keeps`
+        them."""
         errors = [{"code": code, "message": said, "errorDetails": []}] if code else []
         with self.world.lock:
-            self.fleet.fail(self._node(node), state, errors)
+            self.fleet.fail(self._node(node), state, errors, keeps=keeps)
             self.world.changed.notify_all()
 
     def reboot(self, node: str) -> None:
@@ -232,7 +241,7 @@ class BatchServer:
             self.fleet.fail(self._node(node), "rebooting", [])
             self.fleet.restore(self._node(node))
 
-    def wait_for(self, condition: Callable[[Self], bool], timeout_s: float = 20) -> None:
+    def wait_for(self, condition: Callable[[Self], bool], timeout_s: float = 60) -> None:
         """Returns when it holds. Raises AssertionError after the timeout."""
         held = self.world.wait_for(lambda: condition(self), timeout_s)
         assert held, f"not within {timeout_s} s"

@@ -30,7 +30,7 @@ class PostgreSQL(base.Service):
 
     def start(self) -> None:
         """initdb and start (about 3 s)."""
-        initdb, pg_ctl = program("initdb"), program("pg_ctl")
+        pg_ctl = program("pg_ctl")
         self.root.mkdir(parents=True, exist_ok=True)
         if self.user is not None:
             require_user(self.user)
@@ -38,18 +38,21 @@ class PostgreSQL(base.Service):
         port = base.free_port()
         options = f"-c listen_addresses=127.0.0.1 -p {port} -k '' -c max_connections=300"
         log = self.root / "postgresql.log"
-        base.run(
-            [
-                *(initdb, "--pgdata", self.data, "--username=postgres", "--auth=trust"),
-                *("--encoding=UTF8", "--locale=C", "--no-sync"),
-            ],
-            user=self.user,
-        )
+        self._make_data()
         base.run(
             [pg_ctl, "--pgdata", self.data, "--log", log, "--options", options, "--wait", "start"],
             user=self.user,
         )
         (self.root / "port").write_text(str(port))
+
+    def _make_data(self) -> None:
+        base.run(
+            [
+                *(program("initdb"), "--pgdata", self.data, "--username=postgres", "--auth=trust"),
+                *("--encoding=UTF8", "--locale=C", "--no-sync"),
+            ],
+            user=self.user,
+        )
 
     def stop(self) -> None:
         """Stop at once and delete the cluster."""
@@ -88,6 +91,30 @@ class PostgreSQL(base.Service):
 
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(SQL(statement))
+
+
+class Standby(PostgreSQL):
+    """A hot standby of another cluster: it can be read, and written once it was promoted."""
+
+    name = "postgresql-standby"
+
+    def __init__(self, root: Path, primary: PostgreSQL) -> None:
+        super().__init__(root)
+        self._primary = primary
+
+    def _make_data(self) -> None:
+        base.run(
+            [
+                *(program("pg_basebackup"), "--pgdata", self.data, "--checkpoint=fast"),
+                *("--no-sync", "--write-recovery-conf", "--dbname", self._primary.url()),
+            ],
+            user=self.user,
+        )
+
+    def promote(self) -> None:
+        """Make it a primary, whatever the former one does."""
+        command = [program("pg_ctl"), "--pgdata", self.data, "--wait", "promote"]
+        base.run(command, user=self.user)
 
 
 def program(name: str) -> Path:

@@ -61,7 +61,7 @@ def stand_in(engine: DockerEngine, name: str, on: str = "", **files: Path) -> st
     with tarfile.open(fileobj=packed, mode="w") as tar:
         tar.add(STAND_INS, ".")
         for file, path in files.items():
-            tar.add(path, file)
+            tar.add(path, file, filter=source)
     packed.seek(0)
     with connected(engine) as client:
         client.images.build(
@@ -74,6 +74,11 @@ def stand_in(engine: DockerEngine, name: str, on: str = "", **files: Path) -> st
             rm=True,
         )
     return tag
+
+
+def source(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """The member, unless it is what Python compiled: that comes and goes as other tests run."""
+    return None if Path(member.name).name == "__pycache__" else member
 
 
 def postgres(engine: DockerEngine) -> str:

@@ -45,7 +45,8 @@ def open_session() -> None:
     temporary = Path(tempfile.gettempdir())
     for left in temporary.glob(f"{PREFIX}*"):
         owner = left.name.removeprefix(PREFIX)
-        if owner.isdigit() and not base.is_alive(int(owner)):
+        # Process ids come again: first of all in containers, where they begin anew.
+        if owner.isdigit() and (int(owner) == os.getpid() or not base.is_alive(int(owner))):
             stop_all(left)
     directory = temporary / f"{PREFIX}{os.getpid()}"
     directory.mkdir(mode=0o755)

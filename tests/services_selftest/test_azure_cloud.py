@@ -250,11 +250,12 @@ def test_a_group_goes_with_all_that_is_in_it(cloud: AzureCloud, owner: Clients) 
     owner.make_storage()
     owner.make_batch()
     cloud.place("lab", "Microsoft.Compute/virtualMachines", "foreign")
-    cloud.pace.deletion_s = 0.5
+    cloud.pace.deletion_s = 3600
     poller = owner.resource.resource_groups.begin_delete("lab")
     with pytest.raises(HttpResponseError) as raised:
         owner.make_batch("another")
     assert code_of(raised) == "ResourceGroupBeingDeleted"
+    cloud.state.hurry()
     poller.result()
     assert cloud.ids() == []
     assert not cloud.storage.gates

@@ -79,7 +79,7 @@ def test_quotas_and_skus_of_storage(cloud: AzureCloud, owner: Clients, quick: No
 
 
 def test_an_account_is_there_when_it_is_made(cloud: AzureCloud, owner: Clients) -> None:
-    cloud.pace.creation_s = 0.3
+    cloud.pace.creation_s = 3600
     account: Any = {"location": "eastus", "sku": {"name": "Standard_LRS"}, "kind": "StorageV2"}
     poller = owner.storage.storage_accounts.begin_create("lab", "labstorage", account)
     for refused in (
@@ -88,6 +88,7 @@ def test_an_account_is_there_when_it_is_made(cloud: AzureCloud, owner: Clients) 
     ):
         with pytest.raises(ResourceExistsError):
             refused()
+    cloud.state.hurry()
     assert poller.result().provisioning_state == "Succeeded"
     assert cloud.calls["Operation_Get"] >= 1
     # Asking for it again changes it, and is not an operation that takes a while.

@@ -205,7 +205,7 @@ def test_autoscaling_follows_its_formula(simulated: BatchAccount) -> None:
 
 def test_autoscaling_on_request_alone(simulated: BatchAccount) -> None:
     simulated.server.timing.autoscale_s = math.inf
-    simulated.server.timing.between_enables_s = 0.3
+    simulated.server.timing.between_enables_s = math.inf
     simulated.pool(auto_scale_formula=BY_DEMAND)
     simulated.run("x")
     options = models.BatchPoolEnableAutoScaleOptions(auto_scale_formula=BY_DEMAND)
@@ -246,13 +246,19 @@ def test_pools_that_contradict_themselves(simulated: BatchAccount) -> None:
         simulated.pool(virtual_machine_configuration=None)
 
 
+def test_a_pool_that_is_being_deleted_is_not_deleted_again(simulated: BatchAccount) -> None:
+    simulated.server.timing.deletion_s = math.inf
+    simulated.pool()
+    simulated.send("DELETE", "/pools/p")
+    with pytest.raises(ResourceExistsError) as raised:
+        simulated.client.begin_delete_pool("p", polling_interval=0)
+    assert code_of(raised.value) == "PoolBeingDeleted"
+
+
 def test_deleting_a_pool_and_a_job(simulated: BatchAccount) -> None:
     simulated.pool()
     simulated.wait(simulated.run("x"), "running")
     simulated.client.begin_delete_pool("p", polling_interval=0)
-    with pytest.raises(ResourceExistsError) as raised:
-        simulated.client.begin_delete_pool("p", polling_interval=0)
-    assert code_of(raised.value) == "PoolBeingDeleted"
     simulated.server.wait_for(lambda it: it.world.pools.get("p") is None)
     assert simulated.client.get_task("p", "t0").state == "active"
     again = models.BatchPoolCreateOptions(

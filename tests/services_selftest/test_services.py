@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import ssl
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -65,10 +67,11 @@ def test_an_engine_of_ones_own_leaves_nothing(docker_engine: DockerEngine, short
             pytest.skip("DOCKER_HOST offers an engine, so none is started")
         with contextlib.closing(docker.DockerClient(own.url)) as client:
             client.containers.run(own.image("busybox"), ["sleep", "600"], detach=True)
-        bridge = (own.root / "bridge").read_text()
+        bridge = socket.if_nametoindex((own.root / "bridge").read_text())
         assert own.gateway != docker_engine.gateway
     assert not own.root.exists()
-    assert not Path("/sys/class/net", bridge).exists()
+    # By its number: another test's engine may have taken the name.
+    assert bridge not in dict(socket.if_nameindex())
     assert not list(base.processes_naming(own.root))
 
 
@@ -114,6 +117,29 @@ def test_azurite_checks_signatures_and_leaves_nothing(kind: type[Azurite], short
         refuse(str(error))
     assert not own.root.exists()
     assert not list(base.processes_naming(own.root))
+
+
+SESSION = """
+import os, sys
+from pathlib import Path
+from tests.services import session
+left = Path(sys.argv[1], f"{session.PREFIX}{os.getpid()}", "azurite.ready")
+left.parent.mkdir()
+left.touch()
+session.open_session()
+assert os.environ[session.VARIABLE] == str(left.parent)
+assert list(left.parent.iterdir()) == []
+session.close_session()
+assert not left.parent.exists()
+"""
+
+
+def test_a_run_of_the_same_process_id_that_was_killed_is_swept_up_after(short_dir: Path) -> None:
+    """As in containers, where process ids begin anew."""
+    environment = {**os.environ, "TMPDIR": str(short_dir)}
+    del environment[session.VARIABLE]
+    command = [sys.executable, "-c", SESSION, str(short_dir)]
+    subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, check=True, timeout=60)
 
 
 def test_a_refusal_is_remembered(monkeypatch: pytest.MonkeyPatch, short_dir: Path) -> None:

@@ -149,6 +149,18 @@ def test_what_a_report_tells_or_nobody_needs_is_not_looked_up() -> None:
     assert bills.bill_of(told, refuse) == Bill(0.5, T, None, {})
 
 
+@pytest.mark.parametrize("told", ["", "soon", "0001-01-01T00:00:00"])
+def test_a_report_that_tells_no_time_is_as_good_as_none(told: str) -> None:
+    found = known(RUNNING, began=5)
+    found.report.log.start_time = told
+    found.report.log.logs.append(ExecutorLog(start_time=told, end_time=time(40)))
+    assert bill_of(found, PLACEMENT) == Bill(0.1, T, None, FACTS)
+    found.missing = True
+    assert bill_of(found, PLACEMENT) == Bill(0.1, T, T + 40, FACTS)
+    found.started = float("inf")
+    assert bill_of(found, PLACEMENT) is None
+
+
 def test_no_clock_makes_a_cost_that_cannot_be() -> None:
     """An hour, and a quarter of one on either side."""
     nodes = known(RUNNING, began=-50 * 365 * 86400)

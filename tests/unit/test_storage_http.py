@@ -24,6 +24,7 @@ from tesazure.errors import (
 )
 from tesazure.storage.http import HttpStorage
 from tesazure.storage.transport import Patience, Transport
+from tests.services.base import nobodys_port
 from tests.services.certificates import Certificate
 from tests.services.faulty_http import FAULTS, FaultyHttp, Handler
 from tests.services.loopback_http import LoopbackHttp, QuietHandler
@@ -130,25 +131,24 @@ def test_a_refusal_is_final(
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
+@pytest.mark.parametrize(("told", "bound", "least"), [(60, 0.2, 0.2), (2, 60, 1.9)])
 def test_retry_after_is_honoured_within_bounds(
-    server: FaultyHttp, tmp_path: Path, form: str
+    server: FaultyHttp, tmp_path: Path, told: int, bound: float, least: float, form: str
 ) -> None:
     times: list[float] = []
 
     def later(handler: Handler) -> None:
         times.append(time.monotonic())
         if len(times) == 1:
-            value = "2" if form == "seconds" else formatdate(time.time() + 3, usegmt=True)
-            handler.send_plain(503, {"Retry-After": value})
+            date = formatdate(time.time() + told + 1, usegmt=True)
+            handler.send_plain(503, {"Retry-After": str(told) if form == "seconds" else date})
         else:
             handler.send_plain(200)
 
     server.answers["/object"] = later
-    for bound, least, most in ((0.2, 0.2, 1.9), (10, 0.9, 10)):
-        times.clear()
-        with opened(Patience(pause_s=0.01, retry_after_s=bound)) as storage:
-            storage.get(server.url("/object"), tmp_path / "got")
-        assert least <= times[1] - times[0] <= most
+    with opened(Patience(pause_s=0.01, retry_after_s=bound)) as storage:
+        storage.get(server.url("/object"), tmp_path / "got")
+    assert least <= times[1] - times[0] < 30
 
 
 def test_waiting_can_be_stopped(server: FaultyHttp, tmp_path: Path) -> None:
@@ -301,10 +301,9 @@ def test_proxies_of_the_environment_are_not_used(
 
 
 def test_nobody_listens(storage: HttpStorage, tmp_path: Path) -> None:
-    with FaultyHttp() as server:
-        url = server.url("/object")
-    with pytest.raises(StorageUnavailable, match=r"Connection refused \(8 attempts\)"):
-        storage.get(url, tmp_path / "got")
+    refused = pytest.raises(StorageUnavailable, match=r"Connection refused \(8 attempts\)")
+    with nobodys_port() as port, refused:
+        storage.get(f"http://127.0.0.1:{port}/object", tmp_path / "got")
 
 
 def test_no_such_host(storage: HttpStorage, tmp_path: Path) -> None:

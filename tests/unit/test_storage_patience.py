@@ -37,6 +37,7 @@ def test_pauses_are_spread() -> None:
     for failures, told, least, most in (
         (1, 0, 0.5, 1),
         (9, 0, 4, 8),
+        (5000, 0, 4, 8),
         (1, 60, 60, 75),
         (1, 1e9, 100, 125),
     ):

@@ -16,7 +16,7 @@ from tesazure.store.examine import examine
 from tesazure.store.schema import HEAD
 from tesazure.store.sql_store import open_store
 from tests.contract.store_tasks import make_older, new_task
-from tests.services.base import free_port
+from tests.services.base import nobodys_port
 
 
 def refusal(file: Path) -> str:
@@ -105,8 +105,8 @@ async def test_a_large_file_is_not_read_for_ever(tmp_path: Path) -> None:
 
 
 def test_postgresql_that_is_away() -> None:
-    url = f"postgresql://me:hunter2@127.0.0.1:{free_port()}/db?user=u&password=s3cret"
-    with pytest.raises(StoreUnavailable) as caught:
+    with nobodys_port() as port, pytest.raises(StoreUnavailable) as caught:
+        url = f"postgresql://me:hunter2@127.0.0.1:{port}/db?user=u&password=s3cret"
         examine(url, Path("unused"))
     assert "127.0.0.1" in str(caught.value)
     assert not re.search("hunter2|s3cret|password=", str(caught.value))

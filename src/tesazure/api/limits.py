@@ -29,9 +29,9 @@ LINGER_S = 2.0
 closing a socket with unread input resets it (RFC 9112, section 9.6)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ConnectionLimits:
-    """Seconds for a whole request to arrive, and connections at once."""
+    """Seconds for a whole request to arrive, and connections at once. May change at any time."""
 
     request_timeout_s: float
     max_connections: int

@@ -337,8 +337,11 @@ def _operation() -> dict[str, Any]:
             "get": {
                 **tag,
                 "operationId": "Health",
-                "summary": "Whether the process answers",
-                "responses": {"200": _reply("It does.", "Health")},
+                "summary": "Whether the server has started, and answers",
+                "responses": {
+                    "200": _reply("It does.", "Health"),
+                    "503": _reply("It is starting.", "Health"),
+                },
             }
         },
         "/readyz": {

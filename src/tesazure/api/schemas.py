@@ -333,7 +333,9 @@ def _ours() -> dict[str, Schema]:
             ("required", "api_tokens"),
         ),
         **_workflows(),
-        "Health": document("The process answers.", {"status": text("ok")}, ("status",)),
+        "Health": document(
+            "The process answers.", {"status": text("ok, or starting.")}, ("status",)
+        ),
         "StateChange": document(
             "The data of an event.",
             {"id": text("The task's id."), "state": ref("tesState"), "time": moment("When.")},

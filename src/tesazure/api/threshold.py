@@ -18,7 +18,7 @@ from tesazure.backends.base import Check
 HOLD_S = 10.0
 """How long a request waits for the server to be there, in seconds: most starts are over sooner, and
 a client need not know of them."""
-_BEGINS = Check("start", False, "the server is starting", "wait; the server's log says for what")
+BEGINS = Check("start", False, "the server is starting", "wait; the server's log says for what")
 _NO_STORE = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 
 
@@ -33,7 +33,7 @@ class Threshold:
         self._application: Application | None = None
         self._over = asyncio.Event()
         """The application is there, or never will be."""
-        self.missing = _BEGINS
+        self.missing = BEGINS
         """What the start waits for."""
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +107,8 @@ def forget(
 
 def serve(given: settings.Sources) -> int:
     """Run the server; its exit code. Raises as `load`."""
+    # Until the server has handlers of its own: process 1 of a container would not hear of it.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(Code.OK))
     effective = _read(given.begin, START_S)
     from tesazure.compose import serve as run_server
 

@@ -14,8 +14,6 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 
-import msgspec
-
 from tesazure.backends.base import Backend
 from tesazure.errors import (
     BackendError,
@@ -43,6 +41,7 @@ from tesazure.scheduler.perform import Performer
 from tesazure.scheduler.placer import Placer
 from tesazure.scheduler.retention import Kept, Retention
 from tesazure.scheduler.roster import Roster
+from tesazure.scheduler.trouble import NO_TROUBLE, Trouble, pause_after
 from tesazure.store.base import Store
 from tesazure.store.records import Watched
 
@@ -64,20 +63,6 @@ STOP_S = 5.0
 """Seconds that actions under way get to end when the scheduler stops."""
 
 _UNSEEN = "how the attempt stands cannot be told; the server's log says why"
-
-
-class Trouble(msgspec.Struct, frozen=True):
-    """A task whose action failed: how often in a row, why, and when it is tried again on the
-    monotonic clock."""
-
-    failures: int = 0
-    ungranted: int = 0
-    """Of these, how many in which there was no access to its files."""
-    reason: str = ""
-    due: float = 0.0
-
-
-_NO_TROUBLE = Trouble()
 
 
 class Scheduler:
@@ -214,7 +199,7 @@ class Scheduler:
             if failures:
                 # What the tick left undone is not known: all of it is looked at again.
                 self._roster.stale = self._placer.new = self._urgent = True
-                await asyncio.sleep(min(0.1 * 2**failures, LONGEST_PAUSE_S))
+                await asyncio.sleep(pause_after(failures, 0.2, LONGEST_PAUSE_S))
 
     def _signal(self, *, urgent: bool = True) -> None:
         if self._signalled is None:
@@ -320,7 +305,7 @@ class Scheduler:
             if task is not None
             and task.id not in self._busy
             and task.id not in self._roster.doubtful
-            and self._troubled.get(task.id, _NO_TROUBLE).due <= now
+            and self._troubled.get(task.id, NO_TROUBLE).due <= now
         ]
         handles = {
             task.attempt.key: task.attempt.handle
@@ -344,8 +329,8 @@ class Scheduler:
                 continue
             if key in seen:
                 self._unseen.pop(task.id, None)
-            actions = decide(self._facts(task), seen.get(key), wall, self._config.policy)
-            if self._can_wait(task, actions, now):
+            actions = self._decided(task, seen.get(key), wall)
+            if actions is None or self._can_wait(task, actions, now):
                 continue
             if actions:
                 self._busy[task.id] = asyncio.create_task(self._act(task, actions))
@@ -355,6 +340,16 @@ class Scheduler:
             self._agenda.rest(time.monotonic() - now, time.monotonic())
         if failure is not None:
             raise failure
+
+    def _decided(self, task: Watched, seen: Observation | None, wall: float) -> list[Action] | None:
+        """What to do about a task; None if what is known of it makes no sense: it alone is held up
+        by that."""
+        try:
+            return decide(self._facts(task), seen, wall, self._config.policy)
+        except Exception as error:
+            log.exception("what to do is not known", extra={"task": task.id})
+            self._busy[task.id] = asyncio.create_task(self._hold_up(task, repr(error)))
+            return None
 
     def _can_wait(self, task: Watched, actions: Sequence[Action], now: float) -> bool:
         """Whether to put off a commit that only keeps the log up, as one was made just now."""
@@ -367,7 +362,7 @@ class Scheduler:
                 return False
 
     def _facts(self, task: Watched) -> Facts:
-        row, trouble = task.attempt, self._troubled.get(task.id, _NO_TROUBLE)
+        row, trouble = task.attempt, self._troubled.get(task.id, NO_TROUBLE)
         attempt = row and Attempt(row.number, row.key, row.started, row.handle, row.released)
         return Facts(
             task_id=task.id,
@@ -449,9 +444,9 @@ class Scheduler:
 
     def _trouble(self, task: Watched, reason: str, *, ungranted: bool = False) -> int:
         """Have a task tried again, ever later; how often it failed in a row."""
-        before = self._troubled.get(task.id, _NO_TROUBLE)
+        before = self._troubled.get(task.id, NO_TROUBLE)
         failures = before.failures + 1
-        delay = min(0.5 * 2 ** (failures - 1), 60.0)
+        delay = pause_after(failures, 0.5, 60.0)
         due = time.monotonic() + delay
         self._troubled[task.id] = Trouble(failures, before.ungranted + ungranted, reason, due)
         self._agenda.look_later(task.id, due)

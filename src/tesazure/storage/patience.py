@@ -109,7 +109,8 @@ def persist(
 
 def pause_after(patience: Patience, failures: int, retry_after_s: float) -> float:
     """Seconds to wait after so many failures, when the server has asked for `retry_after_s`."""
-    pause = min(patience.pause_s * 2.0 ** (failures - 1), patience.longest_pause_s)
+    # An outage of hours is thousands of failures, and no float holds 2 to the power of 1024.
+    pause = min(patience.pause_s * 2.0 ** min(failures - 1, 64), patience.longest_pause_s)
     told = min(retry_after_s, patience.retry_after_s)
     # They spread retries, and protect nothing.
     return max(pause * random.uniform(0.5, 1), told * random.uniform(1, 1.25))  # noqa: S311

@@ -34,6 +34,19 @@ _SQLITE_PRAGMAS = (
     "PRAGMA cache_size=-16000",
     "PRAGMA temp_store=MEMORY",
 )
+_POSTGRES_LINK = {
+    # A host that is gone and a firewall that has forgotten a silent connection (Azure's do after 4
+    # minutes) say nothing: the kernel would wait for a quarter of an hour, or for ever. It tells
+    # within 30 s; what is only slow answers its probes, and is left to the timeouts below.
+    "keepalives_idle": "15",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+    # While names still lead to the server of before a failover, which may be a standby by now:
+    # connected to that, all writes would fail for as long as it lives.
+    "target_session_attrs": "primary",
+}
+"""What libpq gets unless DATABASE_URL says otherwise ("Parameter Key Words" of its manual)."""
 _POSTGRES_SETTINGS = (
     # What is promised must not depend on how the database, its owner or this role is set up: a
     # commit is on disk, and each statement sees what was committed before the advisory lock.
@@ -48,7 +61,8 @@ _POSTGRES_SETTINGS = (
     # A plan for any LIMIT is a bad plan for a small one.
     "SET plan_cache_mode = force_custom_plan",
 )
-
+_TOO_LONG = frozenset({"57014", "55P03"})
+"""query_canceled and lock_not_available ("PostgreSQL Error Codes")."""
 
 SignIn = Callable[[], Mapping[str, str]]
 """What libpq gets for each new connection. Raises ConnectionError."""
@@ -197,6 +211,11 @@ class Database:
         while self._idle:
             self._idle.pop().close()
 
+    def took_too_long(self, error: Exception) -> bool:
+        """Whether PostgreSQL gave a statement up for the time that it took: it would again."""
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        return getattr(reason, "sqlstate", None) in _TOO_LONG
+
     def unavailable(self, error: Exception) -> StoreUnavailable:
         """What to tell the caller about a failure of the database."""
         reason = error.orig if isinstance(error, DBAPIError) else error
@@ -255,7 +274,10 @@ def _postgresql(url: str, sign_in: SignIn | None) -> Engine:
     engine = sqlalchemy.create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         paramstyle="format",
-        connect_args={"connect_timeout": 5},
+        connect_args={
+            "connect_timeout": 5,
+            **{key: value for key, value in _POSTGRES_LINK.items() if key not in parsed.query},
+        },
         poolclass=NullPool,
     )
 

@@ -352,8 +352,8 @@ class SqlStore:
             try:
                 with self._database.reader() as link:
                     return ask(link)
-            except self._database.errors:
-                if self._database.is_sqlite:
+            except self._database.errors as error:
+                if self._database.is_sqlite or self._database.took_too_long(error):
                     raise
                 # Pooled connections do not survive PostgreSQL's restart: once more, on a new one.
                 self._database.forget_connections()

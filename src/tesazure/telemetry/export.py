@@ -193,6 +193,7 @@ class Export:
             async with asyncio.timeout(_END_S):
                 ends = [self._threads.run(queue.shutdown) for queue in self._queues]
                 await asyncio.gather(self._send_metrics(), *ends, return_exceptions=True)
+        self._threads.close()
 
     async def _run(self) -> None:
         while True:

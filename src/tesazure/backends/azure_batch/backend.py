@@ -106,7 +106,8 @@ class AzureBatchBackend:
                 group.create_task(open_files())
                 group.create_task(self._pools.start())
         except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            first = errors.exceptions[0]
+            raise first from first.__cause__
 
     async def stop(self) -> None:
         """Let go; tasks keep running, and a later server finds them."""

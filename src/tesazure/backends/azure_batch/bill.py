@@ -68,8 +68,9 @@ def _until(known: Known) -> float | None:
 
 
 def _began(log: TaskLog) -> float:
-    """When its runner did, in seconds since the epoch."""
-    return _epoch(log.start_time) if isinstance(log.start_time, str) else math.inf
+    """When its runner did, in seconds since the epoch; infinite: not known."""
+    began = _epoch(log.start_time) if isinstance(log.start_time, str) else None
+    return math.inf if began is None else began
 
 
 def _heard(log: TaskLog) -> float:
@@ -77,8 +78,12 @@ def _heard(log: TaskLog) -> float:
     times = [each for one in log.logs for each in (one.start_time, one.end_time) if each]
     if isinstance(log.start_time, str):
         times.append(log.start_time)
-    return max(map(_epoch, times), default=-math.inf)
+    return max((at for at in map(_epoch, times) if at is not None), default=-math.inf)
 
 
-def _epoch(time: str) -> float:
-    return datetime.fromisoformat(time).timestamp()
+def _epoch(time: str) -> float | None:
+    """None for what is no time: a report is not trusted, and the others are looked at, too."""
+    try:
+        return datetime.fromisoformat(time).timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -417,7 +417,12 @@ class AttemptFiles:
         target = self._signed("", _OWN_RIGHTS, _OWN_S)
         more = f"restype=container&comp=list&prefix={quote(prefix, safe='')}{parameters}"
         with about(self._shown(prefix)):
-            yield from self._requests.listed(target, more, "Blobs/Blob")
+            try:
+                yield from self._requests.listed(target, more, "Blobs/Blob")
+            except StorageNotFound:
+                # Somebody deleted the container, if a new one can be listed: nothing is there.
+                self._make_container()
+                yield from self._requests.listed(target, more, "Blobs/Blob")
 
     def _head(self, name: str) -> Answer | None:
         target = self._signed(name, _OWN_RIGHTS, _OWN_S)

@@ -39,6 +39,10 @@ class Known:
     """When Batch began it first, in seconds since the epoch."""
     alive: float = -math.inf
     """When it was last known to run, likewise."""
+    heard: float = -math.inf
+    """When its report was last read, likewise."""
+    audible: float = math.inf
+    """Since when it is read without a gap, likewise."""
     settled: bool = False
     """The report was read after the task had been seen completed: it tells nothing more."""
     since: float = field(default_factory=time.monotonic)
@@ -65,6 +69,18 @@ class Known:
         """Whether it has begun, and Batch said that it waits when that was not known yet: before it
         began, or once more. No list of changes need tell which."""
         return self.begun and self.row is not None and self.row.state == "active"
+
+    def hear(self, gap_s: float) -> None:
+        """Its report has been read, or there is nothing new in it; after more than `gap_s` seconds
+        it could not be meanwhile."""
+        now = time.time()
+        if now - self.heard > gap_s:
+            self.audible = now
+        self.heard = now
+
+    def heard_since(self, gap_s: float) -> float:
+        """Since when its report can be read, in seconds since the epoch; infinite: it cannot."""
+        return self.audible if time.time() - self.heard <= gap_s else math.inf
 
     def loses(self, row: Row) -> bool:
         """Whether Batch says now that its node was taken from it."""

@@ -222,15 +222,18 @@ class Pools:
         """What was wrong with a node, in words; empty: nothing is known."""
         return self._bad_nodes.get((job, node), "")
 
-    async def tidy(self, live: Collection[str]) -> None:
+    async def tidy(self, live: Collection[str], waiting: Mapping[str, int] = {}) -> None:
         """Delete the pools and jobs of ours that no attempt has used for long. `live`: jobs that
-        attempts of this server are in."""
+        attempts of this server are in, of which so many may be `waiting`."""
         await self._adopt()
-        # Nobody may be waiting there, and so looking; without its formula it does not shrink.
-        halted = [pool for pool in self._pools.values() if pool.halted]
-        for pool in halted:
-            pool.waiting = 0
-        await self._look_at_all(halted)
+        # Where nobody waits nobody looks: a pool without its formula does not shrink, and Batch may
+        # leave what runs on a node that cannot be used any more there, until the node is removed.
+        late = time.monotonic() - self._look_s
+        pools = self._pools.values()
+        due = [pool for pool in pools if pool.halted or (pool.job in live and pool.looked <= late)]
+        for pool in due:
+            pool.waiting = waiting.get(pool.job, 0)
+        await self._look_at_all(due)
         idle_s = self._config.idle_s
         if time.monotonic() - self._crowded < CROWDED_S:
             idle_s = min(idle_s, CROWDED_IDLE_S)

@@ -13,7 +13,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -59,6 +60,8 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """Between looks at a pool in which attempts wait."""
     tidy_s: float = 60.0
     """Between looks for pools that nobody uses."""
+    gap_s: float = 30.0
+    """After so long without a look at its report an attempt may have ended unseen."""
     unasked_s: float = 600.0
     """After so long an attempt that nobody asks for is forgotten: another server has it."""
 
@@ -136,7 +139,7 @@ class Watch:
         now, came = time.monotonic(), False
         for key, job in attempts.items():
             known = self._known.get(key)
-            if known is None:
+            if known is None or known.job != job:  # another server put it into another job
                 known = self._known[key] = Known(job)
                 self._hurry(0)
                 came = True
@@ -174,7 +177,8 @@ class Watch:
         if known.over:
             return self._lost(known, bill)
         if known.begun:
-            return Observation(Phase.RUNNING, report, bill=bill)
+            since = known.heard_since(self._pace.gap_s)
+            return Observation(Phase.RUNNING, report, bill=bill, since=since)
         if self._pools.is_lost(known.job):
             return Observation(Phase.MISSING, report, waits, bill)
         return Observation(Phase.PENDING, report, words.progress(row, waits), bill)
@@ -278,7 +282,8 @@ class Watch:
 
     async def _tidy(self) -> None:
         try:
-            await self._pools.tidy({known.job for known in self._known.values()})
+            known = self._known.values()
+            await self._pools.tidy({each.job for each in known}, _waiting(known))
         except BackendError as error:
             log.warning("pools that nobody uses are left for now: %s", error)
         except Exception:
@@ -367,6 +372,7 @@ class Watch:
                 look.news = known.begun = True
         grown = [key for key, known in live.items() if sizes.get(key, 0) > known.read]
         for key in live.keys() - grown:
+            live[key].hear(self._pace.gap_s)
             look.conclude(key, live[key])
         gate = asyncio.Semaphore(READERS)
 
@@ -383,6 +389,7 @@ class Watch:
                 except BackendError as error:
                     look.fail(error, [key])
                 else:
+                    known.hear(self._pace.gap_s)
                     look.conclude(key, known)
 
         async with asyncio.TaskGroup() as group:
@@ -419,10 +426,7 @@ class Watch:
             log.warning("a report's line cannot be understood: %s", line, extra={"attempt": key})
 
     async def _look_at_pools(self, live: Mapping[str, Known], look: _Look) -> None:
-        waiting: dict[str, int] = {}
-        for known in live.values():
-            if known.waits and not known.over:
-                waiting[known.job] = waiting.get(known.job, 0) + 1
+        waiting = _waiting(live.values())
         if not waiting:
             return
         before = {job: self._pools.reason(job) for job in waiting}
@@ -436,6 +440,11 @@ class Watch:
         late = time.monotonic() - self._pace.unasked_s
         for key in [key for key, known in self._known.items() if known.asked < late]:
             del self._known[key]
+
+
+def _waiting(attempts: Iterable[Known]) -> Mapping[str, int]:
+    """Job -> how many of these wait there for a node."""
+    return Counter(known.job for known in attempts if known.waits and not known.over)
 
 
 @dataclass(slots=True)
