@@ -42,11 +42,11 @@ def main(arguments: list[str]) -> int:
     # A shell starts what it puts into the background with SIGINT ignored, and so would be all that
     # the tests start, and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Where Python keeps no bytecode, as in many containers, each of the thousand processes that the
-    # tests start would compile this package again.
+    # Where this is set, as in many containers, each of the many servers, commands and runners that
+    # the tests start would compile this package again: a quarter of what such tests compute.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     started = time.monotonic()
-    workers = 2 * len(os.sched_getaffinity(0))
+    workers = 3 * len(os.sched_getaffinity(0))
     total: Counter[str] = Counter()
     codes = []
     passes = (

@@ -104,6 +104,7 @@ async def run(
     return time.monotonic() - begun, Counter(lab.batch.calls) - before
 
 
+@pytest.mark.serial
 async def test_calls_grow_neither_with_tasks_nor_with_how_long_they_run(
     lab: BatchLab, backend: AzureBatchBackend
 ) -> None:

@@ -4,6 +4,7 @@ stand-in, blobs in Azurite, and the real runner on the nodes."""
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import threading
 import time
@@ -309,9 +310,11 @@ async def test_a_look_for_unused_pools_holds_up_no_task(one: BatchAssembly) -> N
             go_on.wait()
             answered.set()
 
+    await one.start()
+    await one.released(await one.submit("true"))  # which makes the pool
     one.lab.batch.before = hold
+    one.backend._pools._adopted = -math.inf  # they were listed long ago
     try:
-        await one.start()
         await eventually(asked.is_set)
         record = await one.released(await one.submit("true"))
         assert record.state is State.COMPLETE, said(record)

@@ -276,9 +276,12 @@ async def test_sigterm_cancels_the_attempt_and_is_reported(node: NodeBench, mark
 
 
 async def test_a_killed_attempt_has_no_end_but_a_reason(node: NodeBench, marker: str) -> None:
-    attempt = await node.attempt(plan_of(f"echo begun; sleep {marker}"))
-    process = node.start(await node.download(attempt))
-    os.kill(await node.begun(attempt.key), signal.SIGKILL)
+    attempt = await node.attempt(plan_of(f"echo begun; touch /tmp/said; sleep {marker}"))
+    directory = await node.download(attempt)
+    process = node.start(directory)
+    runner = await node.begun(attempt.key)
+    await until((AttemptDir(directory / "attempt").root / "tmp" / "said").exists)
+    os.kill(runner, signal.SIGKILL)
     code, said = node.ended(process)
     assert code == ExitCode.DIED
     assert "the runner was killed by SIGKILL" in said

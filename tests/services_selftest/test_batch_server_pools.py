@@ -295,6 +295,7 @@ def test_passwords_of_registries_are_not_told(simulated: BatchAccount) -> None:
     assert "hush" not in str(simulated.client.get_pool("p").as_dict())
 
 
+@pytest.mark.serial
 def test_many_tasks_on_simulated_nodes(tmp_path: Path) -> None:
     def play(task: SimulatedTask) -> int:
         return int(task.id[1:]) % 2

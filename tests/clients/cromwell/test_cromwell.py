@@ -21,6 +21,9 @@ from tests.service.tool import api_token
 from tests.services.azurite import Azurite
 
 LOCAL, FILES, BLOB = "local", "files", "blob"
+PRINTED = "until test -s stdout && test -s stderr; do :; done"
+"""At the end of a command that prints: Cromwell's script does not wait for its `tee`, and what that
+has not yet written goes with the script."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def test_a_workflow_runs_to_its_end(begin: Begin, mode: str, version: int, of_20
     # In Blob, the table is found also where Cromwell does not say that there is one.
     flow = site.workflow(version, of_2019=of_2019, lists_created=mode != BLOB)
     counts = scattered(site, flow, ["a", "b c", "d"])
-    command = "cat {counts} > all; cat {created} >> all; echo told; echo warned >&2"
+    command = "cat {counts} > all; cat {created} >> all; echo told; echo warned >&2; " + PRINTED
     gather = Call("gather", command, {"counts": counts}, ("all",), table="x\t1\ny\t2\n")
     gathered = flow.run(gather)
     assert gathered.succeeded, gathered
@@ -165,7 +168,8 @@ def test_a_command_that_fails_is_seen_by_its_return_code(begin: Begin, mode: str
     """Cromwell's script succeeds all the same: the task is COMPLETE."""
     site = begin(mode)
     flow = site.workflow(92)
-    call = Call("fail", "echo half > made; echo no such gene >&2; exit 3", outputs=("made", "not"))
+    command = f"echo half | tee made; echo no such gene >&2; {PRINTED}; exit 3"
+    call = Call("fail", command, outputs=("made", "not"))
     failed = flow.run(call)
     assert (failed.succeeded, failed.reason) == (False, "return code 3")
     assert failed.task["state"] == "COMPLETE"
@@ -193,9 +197,7 @@ def test_what_a_killed_script_printed_arrives(begin: Begin, mode: str) -> None:
     """The script itself is killed, before it writes its return code."""
     site = begin(mode)
     flow = site.workflow(92)
-    # What a `tee` has not yet written goes with the script.
-    there = "test -s stdout && test -s stderr"
-    command = f"echo begun; echo trouble >&2; until {there}; do :; done; kill -9 $$"
+    command = f"echo begun; echo trouble >&2; {PRINTED}; kill -9 $$"
     call = Call("die", command, outputs=("not",))
     ended = flow.run(call)
     assert ended.task["state"] == "EXECUTOR_ERROR"
@@ -210,11 +212,12 @@ def test_what_a_killed_script_printed_arrives(begin: Begin, mode: str) -> None:
 def test_what_a_script_printed_before_its_time_was_over_arrives(begin: Begin, mode: str) -> None:
     site = begin(mode)
     flow = site.workflow(92)
-    limit = {"backend_parameters": {"max_runtime_s": "3"}}
+    # Long enough for it to be printed, also on a busy machine.
+    limit = {"backend_parameters": {"max_runtime_s": "10"}}
     call = Call("hang", "echo begun; echo trouble >&2; sleep 600", resources=limit)
     ended = flow.run(call)
     assert ended.task["state"] == "SYSTEM_ERROR"
-    assert "timed out after 3 s" in ended.reason
+    assert "timed out after 10 s" in ended.reason
     assert flow.result(call, "stdout") == "begun\n"
     assert flow.result(call, "stderr") == "trouble\n"
 
