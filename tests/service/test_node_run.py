@@ -279,9 +279,13 @@ async def test_a_killed_attempt_has_no_end_but_a_reason(node: NodeBench, marker:
     attempt = await node.attempt(plan_of(f"echo begun; touch /tmp/said; sleep {marker}"))
     directory = await node.download(attempt)
     process = node.start(directory)
-    runner = await node.begun(attempt.key)
-    await until((AttemptDir(directory / "attempt").root / "tmp" / "said").exists)
-    os.kill(runner, signal.SIGKILL)
+    mark = AttemptDir(directory / "attempt").root / "tmp" / "said"
+
+    async def has_said() -> bool:
+        return mark.exists()
+
+    await until(has_said)
+    os.kill(await node.begun(attempt.key), signal.SIGKILL)
     code, said = node.ended(process)
     assert code == ExitCode.DIED
     assert "the runner was killed by SIGKILL" in said
