@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     # the tests start would compile this package again: a quarter of what such tests compute.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     started = time.monotonic()
-    workers = 3 * len(os.sched_getaffinity(0))
+    workers = 2 * len(os.sched_getaffinity(0))
     total: Counter[str] = Counter()
     codes = []
     passes = (

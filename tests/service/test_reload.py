@@ -218,9 +218,11 @@ def test_a_terminal_that_goes_away_ends_the_server(tmp_path: Path) -> None:
     """The kernel sends the same signal then; nobody would stop such a server otherwise."""
     ours, theirs = pty.openpty()
     log = tmp_path / "log"
+    # Whoever started the tests may have had the signal ignored, as nohup does.
+    terminal = ["env", "--default-signal=HUP", "setsid", "--ctty", "--wait"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ["setsid", "--ctty", "--wait", *command(tmp_path / "data")],
+            [*terminal, *command(tmp_path / "data")],
             stdin=theirs,
             stdout=output,
             stderr=output,

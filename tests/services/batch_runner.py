@@ -38,6 +38,8 @@ class PlayedRunner:
         """Tasks that began while another attempt of theirs ran: must be empty."""
         self.late = 0
         """Starts that turned back, as they were told to."""
+        self.posthumous: set[str] = set()
+        """Keys of attempts that made their report after they were killed, which no process can."""
         self._seconds, self._steps = seconds, steps
         self._lock = threading.Lock()
         self._places = threading.Semaphore(AT_ONCE)
@@ -58,6 +60,9 @@ class PlayedRunner:
             claimed = claim(report, self._transport)
         if not claimed:
             return self._turn_back()
+        if task.killed.is_set():
+            self.posthumous.add(attempt.key)
+            return ExitCode.DIED
         with self._lock:
             live = self._live.get(attempt.plan.task_id)
             if live is not None and not live.is_set():

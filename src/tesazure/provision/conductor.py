@@ -298,13 +298,12 @@ class Conductor:
         _log.info("provisioning run %s: %s", run.id, run.state)
 
     async def _leave(self, work: _Work) -> None:
-        """This server stops in the middle of it."""
+        """This server stops in the middle of it, or while its end is written."""
+        run = work.logbook.run
         with contextlib.suppress(Lost, StoreUnavailable):
-            if work.request.service_principal is None:
-                await work.logbook.end(work.logbook.run.state)
-            else:
-                interrupt(work.logbook.run, self._place.clock())
-                await work.logbook.end("ERROR", work.logbook.run.note)
+            if run.state in UNENDED and work.request.service_principal is not None:
+                interrupt(run, self._place.clock())
+            await work.logbook.end(run.state, run.note)
 
     async def _look_after(self) -> None:
         while True:

@@ -46,6 +46,8 @@ class Logbook:
         self._writing = asyncio.Lock()
         self._changed = asyncio.Event()
         self._over = asyncio.Event()
+        self._ends = False
+        """The run's end is being written, or is: nothing is written after it."""
 
     def hide(self, secrets: Iterable[str]) -> None:
         """Keep these out of every text of the run from now on."""
@@ -117,6 +119,7 @@ class Logbook:
 
     async def end(self, state: RunState, note: str = "") -> None:
         """The run's end, or with INPROGRESS or DELETING its release to other servers."""
+        self._ends = True
         self.run.state, self.run.note = state, self._clean(note)
         await self.save(lease_s=0)
 
@@ -137,7 +140,8 @@ class Logbook:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), self._lease_s / 3)
             self._changed.clear()
-            if not self._over.is_set():
+            # Whoever has read the end may continue the run from then on.
+            if not (self._ends or self._over.is_set()):
                 await self.save()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), _AGAIN_S)
