@@ -55,7 +55,7 @@ class Bill(msgspec.Struct, frozen=True):
         far as it fits the own one, by which the attempt was `placed` and it is `now`."""
         if self.usd_per_hour is None:
             return self.facts
-        since = max(self.since, placed - CLOCKS_S)
+        since = min(max(self.since, placed - CLOCKS_S), now + CLOCKS_S)
         until = max(since, min(now if self.until is None else self.until, now + CLOCKS_S))
         text = datetime.fromtimestamp(until, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         return {

@@ -62,7 +62,7 @@ async def test_an_attempt_whose_report_cannot_be_read_is_not_known_to_go_on(
     azurite = site.lab.azurite
     with CuttingProxy(azurite.port) as proxy:
         config = site.lab.config(storage_url=f"http://127.0.0.1:{proxy.port}/{azurite.account}")
-        backend = AzureBatchBackend(config, msgspec.structs.replace(QUICK, gap_s=1.0))
+        backend = AzureBatchBackend(config, msgspec.structs.replace(QUICK, stuck_s=1.0))
         await backend.start()
         handle = await site.submit(backend, WAITS, "k")
         await until(lambda: bool(site.mark("n")))

@@ -12,7 +12,7 @@ import pytest
 
 from tesazure.errors import Conflict, InvalidInput
 from tesazure.provision.logbook import Logbook
-from tesazure.provisioning import Request, Run, StepRecord, StoredRun
+from tesazure.provisioning import Failure, ProvisionFailed, Request, Run, StepRecord, StoredRun
 from tesazure.store.sql_store import SqlStore, open_store
 from tests.service.provision_site import (
     BATCH_KEY,
@@ -384,25 +384,40 @@ async def test_stopping_twice_and_starting_twice_does_no_harm(
     assert "Traceback" not in caplog.text
 
 
-async def test_what_a_step_says_late_is_not_written_after_the_end(tmp_path: Path) -> None:
-    """Whoever has read the end posts again; of two that write only one can."""
+@pytest.mark.parametrize("late", [False, True])
+async def test_the_end_of_a_run_is_the_last_that_is_written(tmp_path: Path, late: bool) -> None:
+    """And is written once, whatever a step says as it fails, or later: who has read it posts again,
+    and of two that write only one can."""
     store = await open_store("", tmp_path / "tesazure.db")
     run = Run(id="r", fingerprint="f", request=OWN, created=1.0, updated=1.0)
     version = await store.put_provision_run(run, 0, 60)
     logbook = Logbook(store, StoredRun(run, version, True), 60, lambda: 2.0)
     keeping = asyncio.create_task(logbook.keep())
     logbook.expect([("group", "The group")])
-    async with logbook.step("group") as record:
-        tell = logbook.tell(record)
-        while not record.detail:
-            tell("quota")
+    ends = set()
+
+    async def watch() -> None:
+        while not keeping.done():
+            stored = await store.provision_run("r")
+            assert stored is not None
+            if stored.run.state == "ERROR":
+                ends.add(stored.version)
             await asyncio.sleep(0)
-        ending = asyncio.create_task(logbook.end("ERROR", "quota"))
-    await ending
-    found = await store.provision_run("r")
-    assert found is not None
-    assert found.run.state == "ERROR"
-    await store.put_provision_run(found.run, found.version, 60)
+
+    watching = asyncio.create_task(watch())
+    with pytest.raises(ProvisionFailed):
+        async with logbook.step("group") as record:
+            logbook.tell(record)("quota")
+            await asyncio.sleep(0)
+            raise ProvisionFailed(Failure("QuotaExceeded", "none left", "ask for more"))
+    await logbook.end("ERROR", "quota")
+    if late:
+        record.state = "running"
+        logbook.tell(record)("quota, once more")
+        await asyncio.sleep(0.1)
+    await logbook.save()
     logbook.over()
     await keeping
+    await watching
+    assert len(ends) == 1
     await store.close()

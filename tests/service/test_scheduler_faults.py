@@ -222,7 +222,7 @@ class Absurd:
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
         seen = dict(await self._behind.observe(handles))
         for key in self.absurd & seen.keys():
-            bill = Bill(usd_per_hour=1.0, since=math.inf)
+            bill = Bill(usd_per_hour=math.inf, since=0.0)
             seen[key] = Observation(Phase.MISSING, Report(), bill=bill)
         return seen
 

@@ -8,6 +8,7 @@ import datetime as dt
 import hashlib
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -107,7 +108,7 @@ def test_reasons_are_told_apart(
             blobs.get_blob_client(name).create_page_blob(512)
     made = {
         "expired": lambda: azurite.container_sas(container, minutes=-1),
-        "cut short": lambda: azurite.container_sas(container)[:-8] + "AAAA%3D",
+        "cut short": lambda: re.sub("sig=[^&]*", "sig=AAAA", azurite.container_sas(container)),
         "of another blob": lambda: azurite.blob_sas(container, "another"),
         "read-only": lambda: azurite.container_sas(container, "r"),
         "write-only": lambda: azurite.container_sas(container, "cw"),

@@ -38,8 +38,6 @@ class PlayedRunner:
         """Tasks that began while another attempt of theirs ran: must be empty."""
         self.late = 0
         """Starts that turned back, as they were told to."""
-        self.posthumous: set[str] = set()
-        """Keys of attempts that made their report after they were killed, which no process can."""
         self._seconds, self._steps = seconds, steps
         self._lock = threading.Lock()
         self._places = threading.Semaphore(AT_ONCE)
@@ -60,8 +58,7 @@ class PlayedRunner:
             claimed = claim(report, self._transport)
         if not claimed:
             return self._turn_back()
-        if task.killed.is_set():
-            self.posthumous.add(attempt.key)
+        if task.killed.is_set():  # a process would not have come so far
             return ExitCode.DIED
         with self._lock:
             live = self._live.get(attempt.plan.task_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 
 import pytest
@@ -11,7 +12,7 @@ from tesazure.backends.azure_batch.bill import facts_of
 from tesazure.backends.azure_batch.known import Known
 from tesazure.backends.azure_batch.shapes import Placement, Shape
 from tesazure.backends.azure_batch.words import Row
-from tesazure.lifecycle import Bill
+from tesazure.lifecycle import CLOCKS_S, Bill
 from tesazure.model import ExecutorLog, TaskLog
 from tesazure.report import Report
 
@@ -177,3 +178,9 @@ def test_no_clock_makes_a_cost_that_cannot_be() -> None:
 
 def test_clocks_that_differ_make_no_negative_cost() -> None:
     assert Bill(1.0, T).metadata(T - 90, T - 60)["estimated_cost_usd"] == "0"
+
+
+@pytest.mark.parametrize("since", [-math.inf, math.inf, T * 1000])
+def test_a_beginning_that_cannot_be_is_billed_within_what_can(since: float) -> None:
+    found = Bill(usd_per_hour=3600.0, since=since).metadata(T, T + 60)
+    assert 0 <= float(found["estimated_cost_usd"]) <= 60 + 2 * CLOCKS_S

@@ -117,14 +117,16 @@ def test_an_object_that_changes_meanwhile_is_taken_anew(
     """Also by a server that ignores every condition, and goes on with parts of the new one."""
     new = tmp_path / "new"
     new.write_bytes(os.urandom(SIZE))
-    ranges = Ranges(big, **before)
+    ranges, then = Ranges(big, **before), Ranges(new, **after)
 
-    def change(_: Handler, start: int) -> None:
-        if start == PART:
-            ranges.path, ranges.headers = new, after
+    def changed(handler: Handler) -> None:
+        if handler.headers["Range"].startswith("bytes=0-"):
+            ranges(handler)
+        else:
+            server.answers["/object"] = then
+            then(handler)
 
-    ranges.before = change
-    server.answers["/object"] = ranges
+    server.answers["/object"] = changed
     assert download(transport, server.url("/object"), tmp_path / "got") == SIZE
     assert (tmp_path / "got").read_bytes() == new.read_bytes()
 

@@ -298,12 +298,16 @@ class Conductor:
         _log.info("provisioning run %s: %s", run.id, run.state)
 
     async def _leave(self, work: _Work) -> None:
-        """This server stops in the middle of it, or while its end is written."""
+        """This server stops in the middle of it."""
         run = work.logbook.run
+        if run.state not in UNENDED:
+            return  # just when its end had been written
         with contextlib.suppress(Lost, StoreUnavailable):
-            if run.state in UNENDED and work.request.service_principal is not None:
+            if work.request.service_principal is None:
+                await work.logbook.end(run.state)
+            else:
                 interrupt(run, self._place.clock())
-            await work.logbook.end(run.state, run.note)
+                await work.logbook.end("ERROR", run.note)
 
     async def _look_after(self) -> None:
         while True:

@@ -46,7 +46,7 @@ class Logbook:
         self._writing = asyncio.Lock()
         self._changed = asyncio.Event()
         self._over = asyncio.Event()
-        self._ends = False
+        self._ended = False
         """The run's end is being written, or is: nothing is written after it."""
 
     def hide(self, secrets: Iterable[str]) -> None:
@@ -118,21 +118,27 @@ class Logbook:
         return told
 
     async def end(self, state: RunState, note: str = "") -> None:
-        """The run's end, or with INPROGRESS or DELETING its release to other servers."""
-        self._ends = True
-        self.run.state, self.run.note = state, self._clean(note)
-        await self.save(lease_s=0)
+        """The run's end, or with INPROGRESS or DELETING its release to other servers: the last that
+        is written. Whoever reads it may continue the run from then on."""
+        async with self._writing:
+            self._ended = True
+            self.run.state, self.run.note = state, self._clean(note)
+            await self._write(0)
 
-    async def save(self, lease_s: float | None = None) -> None:
+    async def save(self) -> None:
         """Commit the record and renew the lease, however long the database is away. Raises Lost."""
         async with self._writing:
-            write = asyncio.ensure_future(self._put(self._lease_s if lease_s is None else lease_s))
-            try:
-                await asyncio.shield(write)
-            except asyncio.CancelledError:
-                # What is written next must know the version that this makes.
-                await write
-                raise
+            if not self._ended:
+                await self._write(self._lease_s)
+
+    async def _write(self, lease_s: float) -> None:
+        write = asyncio.ensure_future(self._put(lease_s))
+        try:
+            await asyncio.shield(write)
+        except asyncio.CancelledError:
+            # What is written next must know the version that this makes.
+            await write
+            raise
 
     async def keep(self) -> None:
         """Renew the lease and write details, until `over` is called. Raises Lost."""
@@ -140,8 +146,7 @@ class Logbook:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), self._lease_s / 3)
             self._changed.clear()
-            # Whoever has read the end may continue the run from then on.
-            if not (self._ends or self._over.is_set()):
+            if not self._over.is_set():
                 await self.save()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), _AGAIN_S)

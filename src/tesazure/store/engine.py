@@ -37,7 +37,8 @@ _SQLITE_PRAGMAS = (
 _POSTGRES_LINK = {
     # A host that is gone and a firewall that has forgotten a silent connection (Azure's do after 4
     # minutes) say nothing: the kernel would wait for a quarter of an hour, or for ever. It tells
-    # within 30 s; what is only slow answers its probes, and is left to the timeouts below.
+    # within 30 s. What is only slow to answer answers its probes, and is left to the timeouts
+    # below; what takes nothing of what is sent to it for 30 s is given up, too.
     "keepalives_idle": "15",
     "keepalives_interval": "5",
     "keepalives_count": "3",

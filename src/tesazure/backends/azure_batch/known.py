@@ -12,6 +12,9 @@ from tesazure import report as reports
 from tesazure.backends.azure_batch.words import Row
 from tesazure.report import Report
 
+MUTE_S = 86400.0
+"""After so long, in seconds, a report that cannot be read never will be."""
+
 
 @dataclass(slots=True)
 class Known:
@@ -39,10 +42,12 @@ class Known:
     """When Batch began it first, in seconds since the epoch."""
     alive: float = -math.inf
     """When it was last known to run, likewise."""
-    heard: float = -math.inf
-    """When its report was last read, likewise."""
+    reading: float = math.inf
+    """Since when its report is being read, likewise; infinite: it is not."""
+    mute: float = field(default_factory=time.time)
+    """Since when its report cannot be read, likewise; infinite: it can."""
     audible: float = math.inf
-    """Since when it is read without a gap, likewise."""
+    """Since when it can, likewise, if it can."""
     settled: bool = False
     """The report was read after the task had been seen completed: it tells nothing more."""
     since: float = field(default_factory=time.monotonic)
@@ -70,17 +75,27 @@ class Known:
         began, or once more. No list of changes need tell which."""
         return self.begun and self.row is not None and self.row.state == "active"
 
-    def hear(self, gap_s: float) -> None:
-        """Its report has been read, or there is nothing new in it; after more than `gap_s` seconds
-        it could not be meanwhile."""
+    def hear(self, stuck_s: float) -> None:
+        """Its report has been read, or there is nothing new in it. What took longer than `stuck_s`
+        could not be done for a while."""
         now = time.time()
-        if now - self.heard > gap_s:
+        if self.mute < math.inf or now - self.reading > stuck_s:
             self.audible = now
-        self.heard = now
+        self.mute = self.reading = math.inf
 
-    def heard_since(self, gap_s: float) -> float:
-        """Since when its report can be read, in seconds since the epoch; infinite: it cannot."""
-        return self.audible if time.time() - self.heard <= gap_s else math.inf
+    def miss(self) -> None:
+        """Its report could not be read."""
+        self.mute, self.reading = min(self.mute, time.time()), math.inf
+
+    def heard_since(self, stuck_s: float) -> float:
+        """Since when its report can be read, in seconds since the epoch; infinite: it cannot now,
+        and minus infinite: it never will."""
+        now = time.time()
+        if now - self.mute > MUTE_S:
+            return -math.inf
+        if self.mute < math.inf or now - self.reading > stuck_s:
+            return math.inf
+        return self.audible
 
     def loses(self, row: Row) -> bool:
         """Whether Batch says now that its node was taken from it."""

@@ -126,7 +126,8 @@ class Pools:
     def looks(self) -> list[Look]:
         """At pools that are watched, since attempts wait for them."""
         recent = time.monotonic() - RECENT_S
-        return [p.look for p in self._pools.values() if p.look and p.looked > recent]
+        pools = self._pools.values()
+        return [p.look for p in pools if p.look and p.waiting and p.looked > recent]
 
     async def ensure(self, shape: Shape, again: bool = False) -> str:
         """The job for attempts of a shape; it and its pool are there. `again`: somebody deleted
@@ -229,8 +230,11 @@ class Pools:
         # Where nobody waits nobody looks: a pool without its formula does not shrink, and Batch may
         # leave what runs on a node that cannot be used any more there, until the node is removed.
         late = time.monotonic() - self._look_s
-        pools = self._pools.values()
-        due = [pool for pool in pools if pool.halted or (pool.job in live and pool.looked <= late)]
+        due = [
+            pool
+            for pool in self._pools.values()
+            if pool.halted or (pool.job in live and not pool.is_foreign and pool.looked <= late)
+        ]
         for pool in due:
             pool.waiting = waiting.get(pool.job, 0)
         await self._look_at_all(due)
@@ -406,8 +410,12 @@ class Pools:
         else:  # Batch has forgotten the formula
             look = msgspec.structs.replace(look, tries_one=pool.told.tries_one)
         # Before anything is asked for, which may fail.
+        was_halted = pool.halted
         pool.look, pool.halted = pool_words.after(pool.look, look), not look.scales
-        if look.state == "active":
+        # Another server has just halted it, and knows better what it needs; unless that server has
+        # ended, which the next look shows.
+        is_others = pool.halted and not (was_halted or pool.waiting)
+        if look.state == "active" and not is_others:
             bad = seen.long_bad(BAD_FOR)
             if not await self._grow(pool, shape, look, bool(bad)):
                 await self._remove(pool, look, bad)

@@ -60,8 +60,8 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """Between looks at a pool in which attempts wait."""
     tidy_s: float = 60.0
     """Between looks for pools that nobody uses."""
-    gap_s: float = 30.0
-    """After so long without a look at its report an attempt may have ended unseen."""
+    stuck_s: float = 30.0
+    """When reading an attempt's report takes longer, it may have ended unseen meanwhile."""
     unasked_s: float = 600.0
     """After so long an attempt that nobody asks for is forgotten: another server has it."""
 
@@ -177,7 +177,7 @@ class Watch:
         if known.over:
             return self._lost(known, bill)
         if known.begun:
-            since = known.heard_since(self._pace.gap_s)
+            since = known.heard_since(self._pace.stuck_s)
             return Observation(Phase.RUNNING, report, bill=bill, since=since)
         if self._pools.is_lost(known.job):
             return Observation(Phase.MISSING, report, waits, bill)
@@ -364,21 +364,33 @@ class Watch:
         else:
             found[key] = row
 
+    async def _sizes(self, live: Mapping[str, Known]) -> Mapping[str, int]:
+        """How long the reports are by now."""
+        for known in live.values():
+            known.reading = time.time()
+        try:
+            return await self._files.reports()
+        except BackendError:
+            for known in live.values():
+                known.miss()
+            raise
+
     async def _read_reports(self, live: Mapping[str, Known], look: _Look) -> None:
         """Read what is new. Whose report has been read has been looked at, whatever others take."""
-        sizes = await self._files.reports()
+        sizes = await self._sizes(live)
         for key, known in live.items():
             if not known.begun and key in sizes:
                 look.news = known.begun = True
         grown = [key for key, known in live.items() if sizes.get(key, 0) > known.read]
         for key in live.keys() - grown:
-            live[key].hear(self._pace.gap_s)
+            live[key].hear(self._pace.stuck_s)
             look.conclude(key, live[key])
         gate = asyncio.Semaphore(READERS)
 
         async def read(key: str) -> None:
             known = live[key]
             async with gate:
+                known.reading = time.time()
                 try:
                     while known.read < sizes[key]:
                         data = await self._files.read_report(key, known.read)
@@ -387,9 +399,10 @@ class Watch:
                         await self._fold(key, known, data)
                         look.news = True
                 except BackendError as error:
+                    known.miss()
                     look.fail(error, [key])
                 else:
-                    known.hear(self._pace.gap_s)
+                    known.hear(self._pace.stuck_s)
                     look.conclude(key, known)
 
         async with asyncio.TaskGroup() as group:
