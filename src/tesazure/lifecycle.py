@@ -73,13 +73,15 @@ billed for no time outside of this."""
 class Observation(msgspec.Struct, frozen=True):
     """What a backend saw of one attempt. `reason` is its own words, if it has any: why the attempt
     is lost, or what a live one waits for. `bill`: None where nothing has been used, or is paid.
-    `since`: since when the report can be read, in seconds since the epoch; infinite: it cannot."""
+    `since`: since when the report can be read, in seconds since the epoch (infinite: it cannot),
+    and `heard`: when it was (infinite: just now)."""
 
     phase: Phase
     report: Report
     reason: str = ""
     bill: Bill | None = None
     since: float = -math.inf
+    heard: float = math.inf
 
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -290,7 +292,8 @@ def _follow(
 ) -> list[Action]:
     report, ended = seen.report, seen.report.ended
     limit = facts.max_runtime_s
-    overdue = _is_overdue(attempt, report, limit, now - policy.grace_s)
+    # As of when the report was read: an end may have come since.
+    overdue = _is_overdue(attempt, report, limit, min(now, seen.heard) - policy.grace_s)
     alive = seen.phase in (Phase.PENDING, Phase.RUNNING)
     # An end that nobody could bring or read until just now has the grace to come.
     late = alive and ended is None and now > seen.since + policy.grace_s

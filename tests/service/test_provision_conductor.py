@@ -411,6 +411,7 @@ async def test_the_end_of_a_run_is_the_last_that_is_written(tmp_path: Path, late
             await asyncio.sleep(0)
             raise ProvisionFailed(Failure("QuotaExceeded", "none left", "ask for more"))
     await logbook.end("ERROR", "quota")
+    first = await store.provision_run("r")
     if late:
         record.state = "running"
         logbook.tell(record)("quota, once more")
@@ -419,5 +420,9 @@ async def test_the_end_of_a_run_is_the_last_that_is_written(tmp_path: Path, late
     logbook.over()
     await keeping
     await watching
-    assert len(ends) == 1
+    last = await store.provision_run("r")
+    assert first is not None
+    assert last is not None
+    assert last.run.state == "ERROR"
+    assert ends | {last.version} == {first.version}
     await store.close()

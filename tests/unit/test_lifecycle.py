@@ -276,6 +276,14 @@ def test_an_end_that_could_not_be_told_has_the_grace_to_come(since: float, actio
     assert len(decide(late, unheard, NOW, POLICY)) == actions
 
 
+@pytest.mark.parametrize(("heard", "actions"), [(NOW - 8930, 0), (NOW - 8910, 2)])
+def test_the_limit_is_judged_as_of_when_the_report_was_read(heard: float, actions: int) -> None:
+    """An end may have come since."""
+    late = facts(State.RUNNING, max_runtime_s=20.0, started=NOW - 9000, seen_events=5)
+    read = msgspec.structs.replace(seen(Phase.RUNNING, report()), heard=heard)
+    assert len(decide(late, read, NOW, POLICY)) == actions
+
+
 def test_a_runner_that_has_ended_its_executors_may_upload_as_long_as_it_takes() -> None:
     late = facts(State.RUNNING, max_runtime_s=20.0, started=NOW - 9000, seen_events=5)
     uploading = report(executor=True)

@@ -306,8 +306,7 @@ class Conductor:
             if work.request.service_principal is None:
                 await work.logbook.end(run.state)
             else:
-                interrupt(run, self._place.clock())
-                await work.logbook.end("ERROR", run.note)
+                await work.logbook.end_as(lambda run: interrupt(run, self._place.clock()))
 
     async def _look_after(self) -> None:
         while True:

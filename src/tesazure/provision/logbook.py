@@ -13,7 +13,7 @@ import msgspec
 
 from tesazure.errors import StaleVersion, StoreUnavailable, TesazureError
 from tesazure.provision.base import Tell
-from tesazure.provisioning import Failure, ProvisionFailed, RunState, StepRecord, StoredRun
+from tesazure.provisioning import Failure, ProvisionFailed, Run, RunState, StepRecord, StoredRun
 from tesazure.secrecy import Censor
 from tesazure.store.base import Store
 
@@ -120,9 +120,17 @@ class Logbook:
     async def end(self, state: RunState, note: str = "") -> None:
         """The run's end, or with INPROGRESS or DELETING its release to other servers: the last that
         is written. Whoever reads it may continue the run from then on."""
+
+        def ended(run: Run) -> None:
+            run.state, run.note = state, self._clean(note)
+
+        await self.end_as(ended)
+
+    async def end_as(self, ended: Callable[[Run], None]) -> None:
+        """As `end`, by what `ended` does to the record: nothing of that is written before."""
         async with self._writing:
             self._ended = True
-            self.run.state, self.run.note = state, self._clean(note)
+            ended(self.run)
             await self._write(0)
 
     async def save(self) -> None:

@@ -44,6 +44,8 @@ class Known:
     """When it was last known to run, likewise."""
     reading: float = math.inf
     """Since when its report is being read, likewise; infinite: it is not."""
+    heard: float = -math.inf
+    """When the last reading began that came to its end, likewise."""
     mute: float = field(default_factory=time.time)
     """Since when its report cannot be read, likewise; infinite: it can."""
     audible: float = math.inf
@@ -75,27 +77,28 @@ class Known:
         began, or once more. No list of changes need tell which."""
         return self.begun and self.row is not None and self.row.state == "active"
 
-    def hear(self, stuck_s: float) -> None:
-        """Its report has been read, or there is nothing new in it. What took longer than `stuck_s`
-        could not be done for a while."""
+    def hear(self, begun: float, stuck_s: float) -> None:
+        """Its report has been read, or there is nothing new in it. What has `begun` longer than
+        `stuck_s` ago could not be done for a while."""
         now = time.time()
-        if self.mute < math.inf or now - self.reading > stuck_s:
+        if self.mute < math.inf or now - begun > stuck_s:
             self.audible = now
+        self.heard = min(self.reading, begun)
         self.mute = self.reading = math.inf
 
     def miss(self) -> None:
         """Its report could not be read."""
         self.mute, self.reading = min(self.mute, time.time()), math.inf
 
-    def heard_since(self, stuck_s: float) -> float:
-        """Since when its report can be read, in seconds since the epoch; infinite: it cannot now,
-        and minus infinite: it never will."""
+    def hearing(self, stuck_s: float) -> tuple[float, float]:
+        """Since when its report can be read, in seconds since the epoch (infinite: it cannot now),
+        and when it was. One that never will be is as good as read."""
         now = time.time()
         if now - self.mute > MUTE_S:
-            return -math.inf
+            return -math.inf, math.inf
         if self.mute < math.inf or now - self.reading > stuck_s:
-            return math.inf
-        return self.audible
+            return math.inf, self.heard
+        return self.audible, self.heard
 
     def loses(self, row: Row) -> bool:
         """Whether Batch says now that its node was taken from it."""

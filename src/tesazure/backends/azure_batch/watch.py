@@ -177,8 +177,8 @@ class Watch:
         if known.over:
             return self._lost(known, bill)
         if known.begun:
-            since = known.heard_since(self._pace.stuck_s)
-            return Observation(Phase.RUNNING, report, bill=bill, since=since)
+            since, heard = known.hearing(self._pace.stuck_s)
+            return Observation(Phase.RUNNING, report, bill=bill, since=since, heard=heard)
         if self._pools.is_lost(known.job):
             return Observation(Phase.MISSING, report, waits, bill)
         return Observation(Phase.PENDING, report, words.progress(row, waits), bill)
@@ -367,7 +367,7 @@ class Watch:
     async def _sizes(self, live: Mapping[str, Known]) -> Mapping[str, int]:
         """How long the reports are by now."""
         for known in live.values():
-            known.reading = time.time()
+            known.reading = min(known.reading, time.time())
         try:
             return await self._files.reports()
         except BackendError:
@@ -383,14 +383,14 @@ class Watch:
                 look.news = known.begun = True
         grown = [key for key, known in live.items() if sizes.get(key, 0) > known.read]
         for key in live.keys() - grown:
-            live[key].hear(self._pace.stuck_s)
+            live[key].hear(live[key].reading, self._pace.stuck_s)
             look.conclude(key, live[key])
         gate = asyncio.Semaphore(READERS)
 
         async def read(key: str) -> None:
             known = live[key]
             async with gate:
-                known.reading = time.time()
+                begun = time.time()
                 try:
                     while known.read < sizes[key]:
                         data = await self._files.read_report(key, known.read)
@@ -402,7 +402,7 @@ class Watch:
                     known.miss()
                     look.fail(error, [key])
                 else:
-                    known.hear(self._pace.stuck_s)
+                    known.hear(begun, self._pace.stuck_s)
                     look.conclude(key, known)
 
         async with asyncio.TaskGroup() as group:
