@@ -28,6 +28,11 @@ async def test_what_ran_when_somebody_deleted_the_container_has_ended(
     """Though nothing is submitted that would make it anew."""
     handle = await site.submit(backend, WAITS, "k")
     await until(lambda: bool(site.mark("n")))
+
+    async def is_told() -> bool:
+        return (await look(backend, handle)).report.executor_started
+
+    await until(is_told)
     with site.lab.azurite.client() as client:
         client.delete_container(site.lab.container)
     seen = await ended(backend, handle)
