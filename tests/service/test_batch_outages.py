@@ -35,6 +35,7 @@ async def test_what_ran_when_somebody_deleted_the_container_has_ended(
     await until(is_told)
     with site.lab.azurite.client() as client:
         client.delete_container(site.lab.container)
+    (site.marks / "go").touch()  # it finds out when it has something to say
     seen = await ended(backend, handle)
     assert seen.phase is Phase.EXITED
     assert "could not deliver the attempt's report" in seen.reason
